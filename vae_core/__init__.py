@@ -1,0 +1,1 @@
+"""The mathematics that nodes and trainer share: functions, constants and plain data."""
