@@ -28,12 +28,14 @@ def test_round_trip_of_float_images(channels: int) -> None:
     torch.testing.assert_close(images.from_vae(images.to_vae(picture)), picture)
 
 
-def test_half_precision_input_keeps_the_levels_it_has() -> None:
-    picture = (every_level().float() / 255).half()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_input_is_widened_first(dtype: torch.dtype) -> None:
+    """Done in half precision, x * 2 - 1 would merge neighbouring dark levels."""
+    picture = (every_level().float() / 255).to(dtype)
     pixels = images.to_vae(picture)
     assert pixels.dtype == torch.float32
-    # done in half precision, x * 2 - 1 would merge neighbouring levels near white
-    assert torch.equal(images.to_uint8(pixels), every_level())
+    exact = (picture.double() * 2 - 1).movedim(-1, 1)
+    torch.testing.assert_close(pixels.double(), exact, rtol=0, atol=1e-7)
 
 
 def test_from_vae_clamps() -> None:
