@@ -1,0 +1,17 @@
+"""The node pack's table of contents: what ComfyUI gets when it loads this folder."""
+
+from comfy_api.latest import ComfyExtension, io
+
+NODES: list[type[io.ComfyNode]] = []
+
+
+class VAELabExtension(ComfyExtension):
+    """The extension that hands `NODES` to ComfyUI, in that order."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODES)
+
+
+def comfy_entrypoint() -> ComfyExtension:
+    """Return the extension: the one function that ComfyUI calls in a pack."""
+    return VAELabExtension()
