@@ -1,0 +1,111 @@
+"""Whole small runs: what trains, what does not, and that it adds up."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer.toml_file import from_toml
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def weights(run: Path, step: int, part: str = "weights") -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step_{step:06d}" / f"{part}.safetensors")
+
+
+def exported(run: Path) -> bytes:
+    return (run / "export" / "vae.safetensors").read_bytes()
+
+
+def test_the_decoder_alone_changes(train, tmp_path, tiny_base):
+    assert train(tmp_path / "run") == 0
+    before = load_file(tiny_base / "diffusion_pytorch_model.safetensors")
+    after = weights(tmp_path / "run", 4)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    decoder = {n for n in before if n.startswith(("decoder.", "post_quant_conv."))}
+    assert changed == decoder
+
+
+def test_trainable_all_changes_the_encoder_and_the_loss_holds_the_kl(train, tmp_path, tiny_base):
+    assert train(tmp_path / "run", "--trainable", "all", "--kl-weight", "0.01") == 0
+    before = load_file(tiny_base / "diffusion_pytorch_model.safetensors")
+    after = weights(tmp_path / "run", 4)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[1])
+    assert line["loss"] == pytest.approx(line["rec"] + 0.01 * line["kl"], rel=1e-5)
+
+
+def test_accumulation_gives_the_same_losses_as_one_large_batch(train, tmp_path):
+    assert train(tmp_path / "a", "--batch-size", 4) == 0
+    assert train(tmp_path / "b", "--batch-size", 2, "--gradient-accumulation-steps", 2) == 0
+    # the order of sums differs, so equality is to float32 rounding
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
+    a, b = (weights(tmp_path / run, 4, "training") for run in "ab")
+    assert all(torch.allclose(a[name], b[name], atol=2e-5) for name in a)
+
+
+def test_the_same_run_twice_gives_the_same_bytes(train, tmp_path):
+    assert train(tmp_path / "a") == 0
+    assert train(tmp_path / "b", "--workers", 0) == 0
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert exported(tmp_path / "a") == exported(tmp_path / "b")
+
+
+def test_a_run_learns(train, tmp_path):
+    flags = ("--max-steps", 60, "--learning-rate", 3e-3, "--ema-decay", 0.9)
+    assert train(tmp_path / "run", *flags) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    base, tuned = (report["models"][name]["val"]["all"]["psnr"] for name in ("base", "tuned"))
+    assert tuned > base + 2
+
+
+def test_bf16_keeps_float32_masters_that_small_steps_move(train, tmp_path):
+    assert train(tmp_path / "run", "--mixed-precision", "bf16", "--learning-rate", 1e-6) == 0
+    training = weights(tmp_path / "run", 4, "training")
+    assert {tensor.dtype for tensor in training.values()} == {torch.float32}
+    before = weights(tmp_path / "run", 4)
+    # AdamW's first steps are about the learning rate in size: far under bf16's 0.4 % of a weight
+    kernel = "decoder.conv_in.weight"
+    moved = (training[f"weight.{kernel}"] - load_base(tmp_path, kernel)).abs()
+    assert moved.max() < 1e-5 and (moved > 0).float().mean() > 0.9
+    assert before[kernel].dtype == torch.float32
+
+
+def load_base(tmp_path: Path, name: str) -> torch.Tensor:
+    folder = from_toml(tmp_path / "run" / "config.toml")["vae"]
+    return load_file(Path(folder) / "diffusion_pytorch_model.safetensors")[name]
+
+
+def test_checkpointed_activations_give_the_same_run(train, tmp_path):
+    assert train(tmp_path / "a") == 0
+    assert train(tmp_path / "b", "--activation-memory", "checkpoint") == 0
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-6)
+
+
+def test_adapters_train_and_are_merged_into_the_export(train, tmp_path, tiny_base):
+    assert train(tmp_path / "run", "--lora-rank", 2) == 0
+    before = load_file(tiny_base / "diffusion_pytorch_model.safetensors")
+    after = weights(tmp_path / "run", 4)
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    training = weights(tmp_path / "run", 4, "training")
+    assert all(".lora_" in name for name in training)
+
+
+@pytest.mark.parametrize("loss", ["l1", "charbonnier", "bce"])
+def test_every_pixel_loss_trains(train, tmp_path, loss):
+    assert train(tmp_path / "run", "--rec-loss", loss, "--max-steps", 2) == 0
+
+
+def test_the_average_counts_real_steps_only(train, tmp_path):
+    flags = ("--max-steps", 3, "--gradient-accumulation-steps", 2)
+    assert train(tmp_path / "run", *flags, "--ema-decay", 0.9) == 0
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step_000003" / "state.json").read_text())
+    assert state["ema_updates"] == 3 and state["run"]["position"] == 12

@@ -1,0 +1,1 @@
+"""Fine-tune a VAE decoder: from a folder of photos to a verified file and a report."""

@@ -1,0 +1,192 @@
+"""Comparing VAEs on the same photos: the work behind trainer/evaluate.py."""
+
+import math
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from trainer.base import load_base
+from trainer.distributed import joined, on_main
+from trainer.errors import UserError
+from trainer.evaluation import PhotoScore, multiple_for, score_photos
+from trainer.faces import with_faces
+from trainer.figures import place_name
+from trainer.interrupts import Interrupted, Interrupts
+from trainer.perceptual import Perceptual, load_perceptual
+from trainer.photo_set import PhotoSet
+from trainer.pictures import Picture, open_telling, with_model
+from trainer.report import HTML_NAME, JSON_NAME, write_report
+from trainer.report_data import build_report
+from trainer.sources import open_photos
+from trainer.table import print_table
+
+SMALLEST = 8  # pixels: the least that is left by cropping to multiples of 8
+NO_LPIPS = "none"
+Scores = dict[str, list[PhotoScore]]  # by set
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared on what; `multiple` is the crop that suits every one of the VAEs."""
+
+    options: Namespace
+    accelerator: Accelerator
+    stop: Interrupts
+    perceptual: Perceptual | None
+    vaes: dict[str, nn.Module]
+    sets: dict[str, PhotoSet]
+    multiple: int
+
+
+def compare_vaes(options: Namespace, accelerator: Accelerator, stop: Interrupts) -> None:
+    """Score every VAE on every set and write the report; raises UserError or Interrupted."""
+    check_request(options)
+    with accelerator.main_process_first():
+        vaes = {spec: load_base(spec, options.family).vae for spec in options.vae}
+        perceptual = open_perceptual(options, accelerator)
+    sets = on_main(accelerator, lambda: open_sets(options, stop))
+    multiple = math.lcm(*map(multiple_for, vaes.values()))
+    job = Comparison(options, accelerator, stop, perceptual, vaes, sets, multiple)
+    models = {spec: score(job, spec) for spec in vaes}
+    on_main(accelerator, lambda: write(job, models))
+
+
+def check_request(options: Namespace) -> None:
+    """Refuse a folder that already holds a report, and a VAE that is named twice."""
+    for name in (JSON_NAME, HTML_NAME):
+        if (options.output / name).exists():
+            raise UserError(
+                f"{options.output} already holds a {name}, which is not written over: "
+                "give another --output, or move that report away"
+            )
+    for spec, count in Counter(options.vae).items():
+        if count > 1:
+            raise UserError(f"--vae {spec} was given {count} times: give each VAE once")
+
+
+# Opening
+
+
+def open_perceptual(options: Namespace, accelerator: Accelerator) -> Perceptual | None:
+    """Find the LPIPS weights, unless LPIPS is left out."""
+    net = options.lpips_net
+    if net == NO_LPIPS:
+        return None
+    found = load_perceptual(
+        net,
+        options.lpips_weights,
+        allow_fallback=False,
+        vae=nn.Identity(),  # only the fallback would look at it
+        device=accelerator.device,
+        required=False,
+    )
+    if found is None:
+        raise UserError(
+            f"LPIPS weights for {net!r} cannot be had here: give --lpips-weights FILE; or make "
+            f"that file by `python trainer/weights.py --lpips-net {net} --output lpips_{net}"
+            f".safetensors` on a machine with network; or leave LPIPS out by --lpips-net {NO_LPIPS}"
+        )
+    return found
+
+
+def open_sets(options: Namespace, stop: Interrupts) -> dict[str, PhotoSet]:
+    """Read the photos, and find the faces in them where a detector is given."""
+    specs = {"val": options.data, "general": options.general_val_data}
+    return {name: _open_set(name, spec, options, stop) for name, spec in specs.items() if spec}
+
+
+def _open_set(name: str, spec: str, options: Namespace, stop: Interrupts) -> PhotoSet:
+    with _ticks(f"reading photos ({name})", stop) as tick:
+        photos = open_photos(spec, SMALLEST, progress=tick)
+    with _ticks(f"looking for faces ({name})", stop) as tick:
+        photos = with_faces(photos, options.face_detector_weights, tick)
+    print(f"{name}: {photos.summary()}")
+    return photos
+
+
+@contextmanager
+def _ticks(what: str, stop: Interrupts) -> Iterator[Callable[..., None]]:
+    """Show a bar that a call moves, to (done, total) or by one; a stop is raised from it."""
+    with tqdm(desc=what, leave=False, delay=1) as bar:
+
+        def tick(done: int | None = None, total: int | None = None) -> None:
+            stop.check()
+            bar.total = total
+            bar.update(1 if done is None else done - bar.n)
+
+        yield tick
+
+
+# Measuring
+
+
+def score(job: Comparison, spec: str) -> Scores:
+    """Score one VAE on every set, shared out over the processes."""
+    vae = job.vaes[spec].to(job.accelerator.device)
+    scores = {name: _score_set(job, spec, vae, name) for name in job.sets}
+    job.vaes[spec].to("cpu")
+    if job.stop.agreed(job.accelerator):
+        raise Interrupted(job.stop.signal)
+    return scores
+
+
+def _score_set(job: Comparison, spec: str, vae: nn.Module, name: str) -> list[PhotoScore]:
+    world = job.accelerator.num_processes
+    with tqdm(
+        desc=f"measuring {place_name(spec)} ({name})",
+        total=-(-len(job.sets[name]) // world),
+        unit=" photos",
+        disable=not job.accelerator.is_main_process,
+    ) as bar:
+        mine = score_photos(
+            vae,
+            job.sets[name],
+            job.perceptual,
+            device=job.accelerator.device,
+            eval_resolution=job.options.eval_resolution,
+            multiple=job.multiple,
+            rank=job.accelerator.process_index,
+            world=world,
+            should_stop=job.stop.requested,
+            progress=bar.update,
+        )
+    return sorted(joined(job.accelerator, mine), key=lambda found: found.id)
+
+
+# Writing
+
+
+def write(job: Comparison, models: dict[str, Scores]) -> None:
+    """Write report.json and report.html, and print the table."""
+    facts = {"data": {name: _facts(photos) for name, photos in job.sets.items()}}
+    report = build_report(
+        models, job.perceptual, eval_resolution=job.options.eval_resolution, facts=facts
+    )
+    folder: Path = job.options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {k: v for k, v in vars(job.options).items() if k not in ("vae", "output")}
+    write_report(folder, report, pictures=show(job, models), config=config)
+    print(f"\n{print_table(report)}\n\nreport: {folder / HTML_NAME}")
+
+
+def _facts(photos: PhotoSet) -> dict[str, object]:
+    reasons = Counter(skip.reason for skip in photos.skipped)
+    return {"photos": len(photos), "skipped": dict(reasons.most_common())}
+
+
+def show(job: Comparison, models: dict[str, Scores]) -> list[Picture]:
+    """Decode the photos that tell most about first and last VAE once more, with every VAE."""
+    first, last = models[job.options.vae[0]], models[job.options.vae[-1]]
+    pictures = open_telling(job.sets, first, last, job.options.eval_resolution, job.multiple)
+    for spec, vae in job.vaes.items():
+        vae.to(job.accelerator.device)
+        pictures = with_model(pictures, spec, vae, job.accelerator.device)
+        vae.to("cpu")
+    return pictures

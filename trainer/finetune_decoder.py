@@ -1,0 +1,54 @@
+"""Fine-tune a VAE decoder on photos: the entry that `accelerate launch` starts.
+
+accelerate launch trainer/finetune_decoder.py --vae BASE --data DATA --output RUN
+"""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a file: import from the project's root, not from trainer/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from trainer.errors import UserError, sentence
+from trainer.interrupts import Interrupted, Interrupts
+from trainer.options import parse_command_line
+from trainer.session import run_session
+from vae_core.checkpoint import CheckpointError
+
+FAILED, MISUSED = 1, 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the process's exit code."""
+    try:
+        config = parse_command_line(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        return _complain(error, MISUSED)
+    interrupts = Interrupts()
+    interrupts.listen()
+    try:
+        run_session(config, interrupts)
+    except Interrupted as stop:
+        return 128 + stop.signal
+    except (UserError, CheckpointError, OSError) as error:
+        return _complain(error, FAILED)
+    except torch.OutOfMemoryError:
+        return _complain(UserError(OUT_OF_MEMORY), FAILED)
+    return 0
+
+
+OUT_OF_MEMORY = (
+    "the device is out of memory: lower --batch-size (and raise --gradient-accumulation-steps by "
+    "as much), add --activation-memory checkpoint or --mixed-precision bf16, or lower --resolution"
+)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"finetune_decoder: {sentence(error)}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""One run from beginning to end: prepare, train, measure, export, report."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from trainer import saving
+from trainer.config import TrainConfig, recipe
+from trainer.distributed import on_main
+from trainer.dryrun import check_disk, dry_run, start_text
+from trainer.finish import finish
+from trainer.interrupts import Interrupted, Interrupts
+from trainer.judging import judge, judge_base
+from trainer.loop import train
+from trainer.meter import Meter
+from trainer.toml_file import to_toml
+from trainer.versions import versions
+from trainer.photo_set import write_skipped
+from trainer.run import Run, make_run
+from trainer.run_folder import RunFolder
+from trainer.setup import (
+    make_accelerator,
+    open_all_photos,
+    open_base,
+    open_perceptual,
+    start_trackers,
+)
+from vae_core.files import write_text
+
+
+def run_session(config: TrainConfig, interrupts: Interrupts) -> None:
+    """Do what the options ask; raises UserError or Interrupted where it cannot come to its end."""
+    accelerator = make_accelerator(config)
+    folder = RunFolder(Path(config.output))
+    with ExitStack() as held:
+        if not config.dry_run:
+            on_main(accelerator, lambda: held.enter_context(folder.claimed(config.resume)) and None)
+        run = _prepare(config, accelerator, folder, interrupts)
+        if config.dry_run:
+            return
+        try:
+            _carry_out(run)
+        finally:
+            accelerator.end_training()
+
+
+def _prepare(
+    config: TrainConfig, accelerator: Accelerator, folder: RunFolder, interrupts: Interrupts
+) -> Run:
+    """Open everything and say what was found; nothing is written yet."""
+    base = open_base(config, accelerator)
+    interrupts.check()
+    perceptual = open_perceptual(config, accelerator, base)
+    photos = open_all_photos(config, accelerator, interrupts)
+    said = (config, base, photos, perceptual, accelerator.num_processes)
+    on_main(accelerator, lambda: print(dry_run(*said) if config.dry_run else start_text(*said)))
+    return make_run(config, accelerator, base, photos, perceptual, folder, interrupts)
+
+
+def _carry_out(run: Run) -> None:
+    beginnings = _begin(run)
+    meter = Meter(run.config, run.accelerator, run.log, run.state)
+    try:
+        for line in beginnings:
+            meter.say(line)
+        _measure_beginning(run, meter)
+        train(run, meter)
+    except Interrupted:
+        meter.say(how_to_go_on(run))
+        raise
+    finally:
+        meter.close()
+    finish(run, meter)
+
+
+def _begin(run: Run) -> list[str]:
+    """Write down what the run is, or take up the one that is there."""
+    said = saving.resume(run) if run.config.resume else []
+    on_main(run.accelerator, lambda: _write_beginning(run))
+    start_trackers(run.config, run.accelerator, recipe(run.config))
+    return said
+
+
+def _write_beginning(run: Run) -> None:
+    check_disk(run.config, run.vae, run.folder.path)
+    run.log.rewind(run.state.step)
+    write_skipped(run.folder.path / "skipped.csv", run.photos.skipped)
+    write_text(run.folder.config, to_toml(run.config, versions()))
+
+
+def _measure_beginning(run: Run, meter: Meter) -> None:
+    """Measure the base; and what an interrupted run still owed at its last step."""
+    if not judge_base(run):
+        _leave(run)
+    due = run.config.eval_every and run.state.step % run.config.eval_every == 0
+    owed = run.state.step == 0 or due
+    if owed and run.state.evaluated_step != run.state.step:
+        judge(run, meter)
+        _leave(run)
+
+
+def _leave(run: Run) -> None:
+    if run.interrupts.agreed(run.accelerator):
+        raise Interrupted(run.interrupts.signal)
+
+
+def how_to_go_on(run: Run) -> str:
+    """Say how to take up a stopped run."""
+    return (
+        f"stopped at step {run.state.step}, saved; go on by: accelerate launch "
+        f"trainer/finetune_decoder.py --output {run.config.output} --resume"
+    )
