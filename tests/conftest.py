@@ -8,6 +8,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+torch.set_num_threads(1)  # models this small only lose time by waiting for a second thread
+
 TINY = {
     "block_out_channels": (8, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 2,

@@ -6,9 +6,11 @@ from importlib.metadata import packages_distributions
 
 import pytest
 import tomllib
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+WORKFLOWS = ("publish.yml", "ci.yml")
 OPTIONAL = {"bitsandbytes", "wandb"}  # imported only where a user has installed and asked for them
 
 
@@ -99,6 +101,15 @@ def test_registry_fields(pyproject):
     assert about["urls"]["Repository"].startswith("https://github.com/")
     assert comfy["PublisherId"] and comfy["DisplayName"]
     assert comfy["requires-comfyui"] == ">=0.3.75"
+
+
+def test_publishing_waits_for_the_tests_and_for_the_right_owner(project):
+    folder = project / ".github/workflows"
+    publish, ci = (yaml.safe_load((folder / name).read_text("utf-8"))["jobs"] for name in WORKFLOWS)
+    assert publish["publish"]["needs"] == "tests"
+    assert publish["publish"]["if"].startswith("github.repository_owner == ")
+    systems = {name.partition("-")[0] for name in ci["tests"]["strategy"]["matrix"]["os"]}
+    assert systems == {"ubuntu", "windows", "macos"}
 
 
 def test_ignore_files_hold_plain_names(project):

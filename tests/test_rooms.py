@@ -15,7 +15,8 @@ import pytest
 OUTSIDE = {"subprocess", "multiprocessing", "ctypes", "pty", "socket", "socketserver", "ssl"}
 OUTSIDE |= {"http", "urllib", "ftplib", "smtplib", "xmlrpc", "webbrowser"}
 UNSAFE_MODULES = frozenset({"pickle", "marshal", "shelve", "dbm"})
-STDLIB = frozenset(sys.stdlib_module_names) - OUTSIDE - UNSAFE_MODULES
+TOO_NEW = {"tomllib"}  # the nodes run on Python 3.10
+STDLIB = frozenset(sys.stdlib_module_names) - OUTSIDE - UNSAFE_MODULES - TOO_NEW
 COMFYUI = frozenset({"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths"})
 MAY_IMPORT = {  # a leading dot: of this project, by a relative import
     "": frozenset({".nodes"}),
@@ -106,7 +107,23 @@ def long_functions(root: Path, file: Path) -> Iterator[str]:
                 yield f"{file}:{node.lineno} {node.name} has {lines} lines"
 
 
-CHECKS: list[Finding] = [wrong_imports, unsafe_code, unseeded_draws, prints, long_functions]
+def too_new_grammar(root: Path, file: Path) -> Iterator[str]:
+    """What Python 3.10 cannot read, where the nodes need it."""
+    if room_of(file) != "trainer":
+        try:
+            ast.parse((root / file).read_text("utf-8"), feature_version=(3, 10))
+        except SyntaxError as error:
+            yield f"{file}:{error.lineno} {error.msg}"
+
+
+CHECKS: list[Finding] = [
+    wrong_imports,
+    unsafe_code,
+    unseeded_draws,
+    prints,
+    long_functions,
+    too_new_grammar,
+]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +157,7 @@ PLANTS = [
     (wrong_imports, "trainer/x.py", "from ..vae_core import images"),
     (wrong_imports, "__init__.py", "import sys"),
     (wrong_imports, "vae_core/x.py", "import pickle"),
+    (wrong_imports, "vae_core/x.py", "import tomllib"),
     (wrong_imports, "nodes/x.py", "import subprocess"),
     (wrong_imports, "nodes/x.py", "from urllib.request import urlopen"),
     (unsafe_code, "nodes/x.py", "eval('1')"),
@@ -151,6 +169,7 @@ PLANTS = [
     (unseeded_draws, "trainer/x.py", "random.shuffle(photos)"),
     (unseeded_draws, "vae_core/x.py", "torch.manual_seed(0)"),
     (prints, "vae_core/x.py", "print('hello')"),
+    (too_new_grammar, "vae_core/x.py", "try:\n    pass\nexcept* OSError:\n    pass"),
     (long_functions, "trainer/x.py", "def f():\n" + "    pass\n" * LONGEST_FUNCTION),
 ]
 

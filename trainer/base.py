@@ -100,7 +100,7 @@ def read_found(found: Found, family: str | None = None, seed: int = 0) -> Weight
         raise UserError(str(error)) from error
     return Weights(
         file.state,
-        with_scaling(file.architecture, name),
+        _scaled(file.architecture, name, source),
         name,
         source,
         file.metadata,
@@ -144,6 +144,13 @@ def _family(found: Found, file: VaeFile, asked: str | None) -> tuple[str, str]:
             f"{channels}: leave --family out, or name another family"
         )
     return name, "--family"
+
+
+def _scaled(architecture: Mapping[str, Any], family: str, source: str) -> dict[str, Any]:
+    """Give the config the family's constants; whoever says "unknown" means none at all."""
+    if (family, source) == ("unknown", "--family"):
+        return {**architecture, "scaling_factor": 1.0, "shift_factor": None}
+    return with_scaling(architecture, family)
 
 
 # Saying

@@ -89,4 +89,6 @@ def collate(samples: Sequence[Sample], skipped: list[Skip]) -> Batch:
     """Join samples to one batch; a photo that failed in two places is named once."""
     pixels = from_bytes(torch.from_numpy(np.stack([sample.crop for sample in samples])))
     noise = torch.stack([sample.noise for sample in samples])
-    return Batch(pixels, noise, [sample.photo_id for sample in samples], list(dict.fromkeys(skipped)))
+    return Batch(
+        pixels, noise, [sample.photo_id for sample in samples], list(dict.fromkeys(skipped))
+    )

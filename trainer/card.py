@@ -5,6 +5,7 @@ Facts that the card takes from the report, each of which may be missing:
 `data`: {"train" | "val" | "general": {"photos": int, "skipped": {reason: int}}}.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from trainer.figures import (
 from trainer.gallery import signed
 from trainer.verdict import verdict
 
+# The hub knows repositories, not the subfolders in them; what is no id would break the YAML.
+_HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?::[\w./-]+)?\Z", re.ASCII)
 SINGLE_FILE, DIFFUSERS_FOLDER = "export/vae.safetensors", "export/diffusers"
 SD_WIDTHS = [128, 256, 512, 512]
 FAMILY_TAGS = {
@@ -73,9 +76,9 @@ def front_matter(report: Report) -> str:
         "tags": ["vae", "autoencoder", *FAMILY_TAGS.get(base.get("family"), []), "comfyui",
                  "vae-lab"],
     }  # fmt: skip
-    if base.get("hub_id"):
-        # the hub knows repositories, not the subfolders in them
-        fields |= {"base_model": base["hub_id"].split(":")[0], "base_model_relation": "finetune"}
+    hub_id = _HUB_ID.match(base.get("hub_id") or "")
+    if hub_id:
+        fields |= {"base_model": hub_id[1], "base_model_relation": "finetune"}
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
 
 

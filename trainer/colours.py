@@ -10,7 +10,6 @@ from trainer.skips import SkippedPhoto
 
 _CONVERTIBLE = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
-_ICC_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 _SEEN_AS_EQUAL = 2  # eight-bit levels: what rounding twice through a profile may cost
 
 
@@ -103,8 +102,6 @@ def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform 
     """
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if source.profile.xcolor_space.strip() != _ICC_SPACES[mode]:
-            return None
         transform = ImageCms.buildTransform(
             source,
             ImageCms.createProfile("sRGB"),
@@ -115,7 +112,7 @@ def _transform_to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform 
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOCACHE,
         )
         return None if mode != "CMYK" and _changes_nothing(transform, mode) else transform
-    except Exception:  # a profile from outside must not cost the pixels
+    except Exception:  # junk, or of another colour space: it must not cost the pixels
         return None
 
 

@@ -47,7 +47,6 @@ class Comparison:
 
 def compare_vaes(options: Namespace, accelerator: Accelerator, stop: Interrupts) -> None:
     """Score every VAE on every set and write the report; raises UserError or Interrupted."""
-    check_request(options)
     with accelerator.main_process_first():
         vaes = {spec: load_base(spec, options.family).vae for spec in options.vae}
         perceptual = open_perceptual(options, accelerator)

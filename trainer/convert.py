@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def convert(arguments: argparse.Namespace) -> str:
     """Do what the command line asks, and return the line that says what was done."""
-    target = Path(arguments.target).expanduser()
+    target = Path(os.path.expanduser(arguments.target))
     folder = arguments.layout == "diffusers" and target.suffix.lower() not in _SUFFIXES
     _check_target(target, folder)
     weights = _read(arguments.source, arguments.family)
@@ -111,7 +111,7 @@ def convert(arguments: argparse.Namespace) -> str:
 
 
 def _read(spec: str, family: str | None) -> Weights:
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     weights = read_run_weights(path, family) if is_run(path) else read_weights(spec, family)
     check_finite(weights.state, shown(weights.name))
     return weights
@@ -203,7 +203,7 @@ def _write_folder(
 
 def _beside(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` work in a folder beside the target, and remove it whatever happens."""
-    beside = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+    beside = target.with_name(f".tmp-{target.name[:60]}-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:

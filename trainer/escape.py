@@ -18,8 +18,6 @@ _VOID = {"meta", "img", "input", "br", "hr", "col"}
 _JSON_ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 _MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]|~$])")
 
-Child = "str | int | Markup | None | Iterable[Child]"
-
 
 class Markup(str):
     """HTML that is already escaped: made by `element`, `join` and `verbatim` only."""
@@ -69,5 +67,4 @@ def json_text(value: Any) -> str:
 
 def markdown(value: object) -> str:
     """Escape a value for inside a line of Markdown, in a table cell too: it stays what it says."""
-    line = " ".join(printable(str(value)).split())
-    return html.escape(_MARKDOWN_SIGNS.sub(r"\\\1", line), quote=False)
+    return html.escape(_MARKDOWN_SIGNS.sub(r"\\\1", printable(str(value))), quote=False)

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: import from the project's root, not from t
 import torch
 from accelerate import Accelerator
 
-from trainer.comparison import NO_LPIPS, SMALLEST, compare_vaes
+from trainer.comparison import NO_LPIPS, SMALLEST, check_request, compare_vaes
 from trainer.errors import UserError, sentence
 from trainer.faces import DOWNLOAD
 from trainer.interrupts import Interrupted, Interrupts
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupts = Interrupts()
     interrupts.listen()
     try:
+        check_request(options)
         compare_vaes(options, Accelerator(), interrupts)
     except Interrupted as stop:
         return 128 + stop.signal

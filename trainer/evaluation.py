@@ -2,7 +2,7 @@
 
 Every photo goes alone (sizes differ) through the posterior's mode, in float32; the prediction is
 clamped and rounded to 8 bits before anything is measured, as that is what is saved.
-Shapes: `x` prediction and `y` photo are [1, 3, H, W] in [0, 1].
+Shapes: `x` prediction and `y` photo are [1, C, H, W] in [0, 1]; C is 3, or 1 for a VAE of grey.
 """
 
 import math
@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer.autoencoder import decode, encode, ratio
+from trainer.autoencoder import decode, encode, image_channels, ratio
 from trainer.boxes import Box
+from trainer.errors import UserError
 from trainer.perceptual import Perceptual
 from trainer.photo_set import PhotoSet
 from trainer.regions import PATCH, Measure, score_regions
@@ -78,9 +79,21 @@ def multiple_for(vae: nn.Module) -> int:
 
 @torch.inference_mode()
 def reconstruct(vae: nn.Module, photo: np.ndarray, device: torch.device | str) -> Tensor:
-    """Encode and decode uint8 [H, W, 3] by the posterior's mode -> [1, 3, H, W] of 8-bit values."""
-    pixels = from_bytes(torch.from_numpy(photo)[None]).to(device)
+    """Encode and decode uint8 [H, W, 3] by the posterior's mode -> [1, C, H, W] of 8-bit values."""
+    pixels = as_pixels(vae, photo).to(device)
     return to_unit(decode(vae, encode(vae, pixels).mean))
+
+
+def as_pixels(vae: nn.Module, photo: np.ndarray) -> Tensor:
+    """Convert uint8 [H, W, 3] to what a VAE takes: [1, C, H, W] in [-1, 1], grey if C is 1."""
+    channels = image_channels(vae)
+    if channels == 1:  # the luma of ITU-R BT.601, as Pillow converts
+        photo = np.array(Image.fromarray(photo).convert("L"))[..., None]
+    elif channels != 3:
+        raise UserError(
+            f"expected a VAE of pictures with 3 channels (or 1, grey), but this one has {channels}"
+        )
+    return from_bytes(torch.from_numpy(photo)[None])
 
 
 # Scoring
@@ -102,8 +115,8 @@ def score_photos(
     """Score every `world`-th photo from `rank` on; the lists of all ranks together are the set's.
 
     A photo that cannot be read is returned with its reason. `multiple` is what sides are cropped
-    to multiples of, if not `multiple_for(vae)`. `progress` is called after each
-    photo; when `should_stop` says so, what was scored until then is returned.
+    to multiples of, if not `multiple_for(vae)`. `progress` is called after each photo; when
+    `should_stop` says so, what was scored until then is returned.
     """
     scores = []
     multiple = multiple or multiple_for(vae)
@@ -131,7 +144,7 @@ def _score_photo(
     except SkippedPhoto as error:
         return PhotoScore(photo.id, photo.name, skipped=error.reason)
     x = reconstruct(vae, seen, device)
-    y = to_unit(from_bytes(torch.from_numpy(seen)[None])).to(x.device)
+    y = to_unit(as_pixels(vae, seen)).to(x.device)
     return score_pair(x, y, faces, perceptual, photo.id, photo.name)
 
 
@@ -144,7 +157,7 @@ def score_pair(
     id: str,
     name: str,
 ) -> PhotoScore:
-    """Measure one prediction against its photo, both [1, 3, H, W] of 8-bit values in [0, 1]."""
+    """Measure one prediction against its photo, both [1, C, H, W] of 8-bit values in [0, 1]."""
     height, width = y.shape[-2:]
     similarity = ssim_map(x, y) if min(height, width) >= WINDOW else None
     measure = measure_for(perceptual, min(height, width))

@@ -71,12 +71,20 @@ def _block(report: Report, region: str, parts: Sequence[Mapping[str, Any]]) -> B
         for name in DECIMALS
         if any(part.get(name) is not None for part in parts)
     ]
-    shifts = [part.get("channel_error") or () for part in parts]
-    for channel, colour in enumerate(("red", "green", "blue")):
-        values = [shift[channel] if len(shift) > channel else None for shift in shifts]
-        if any(value is not None for value in values):
-            rows.append(Row(f"Mean {colour} error, of 255", _cells(SHIFT, values)))
+    rows += _shift_rows([part.get("channel_error") or () for part in parts])
     return Block(REGION_TITLES[region], count_of(parts), rows)
+
+
+def _shift_rows(shifts: Sequence[Sequence[float | None]]) -> list[Row]:
+    """Return a row for each channel's mean error: three, or one for pictures of grey."""
+    channels = max(map(len, shifts))
+    titles = ["Mean error, of 255"]
+    if channels == 3:
+        titles = [f"Mean {colour} error, of 255" for colour in ("red", "green", "blue")]
+    return [
+        Row(title, _cells(SHIFT, [shift[i] if shift else None for shift in shifts]))
+        for i, title in enumerate(titles[:channels])
+    ]
 
 
 def count_of(parts: Iterable[Mapping[str, Any]]) -> str:

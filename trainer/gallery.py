@@ -21,7 +21,7 @@ ZOOM = 3.0  # where there is no face to look at
 
 
 def gallery(report: Report, pictures: Sequence[Picture]) -> Markup | None:
-    """Show photos with a line to move between any two of original and models; at most MOST_SHOWN."""
+    """Show at most 24 photos with a line to move between any two of original and models."""
     if not pictures:
         return None
     names = list(report["models"])

@@ -1,5 +1,7 @@
 """A VAE from the Hugging Face hub: its config and its safetensors weights, never a pickle."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,12 +34,14 @@ def fetch(repository: str, subfolder: str | None) -> HubVae:
     Raises UserError if there is no such repository, no VAE in it, only pickles, or no network.
     """
     folders = [subfolder] if subfolder else ["", "vae"]
-    config, folder = _first(repository, [(place, "config.json") for place in folders], None)
+    config, folder = _first(
+        repository, [(place, "config.json") for place in folders], None, is_vae_config
+    )
     if config is None:
         places = " or ".join(f"{place or 'its root'}" for place in folders)
         raise UserError(
-            f"the hub's {repository} has no config.json in {places}: name the folder of its VAE "
-            "as org/name:subfolder"
+            f"the hub's {repository} has no config.json of a VAE in {places}: name the folder of "
+            "its VAE as org/name:subfolder"
         )
     revision = _revision(config)
     weights, _ = _first(repository, [(folder, name) for name in WEIGHTS], revision)
@@ -50,9 +54,12 @@ def fetch(repository: str, subfolder: str | None) -> HubVae:
 
 
 def _first(
-    repository: str, candidates: list[tuple[str, str]], revision: str | None
+    repository: str,
+    candidates: list[tuple[str, str]],
+    revision: str | None,
+    fits: Callable[[Path], bool] = Path.is_file,
 ) -> tuple[Path | None, str]:
-    """Get the first file that exists of (folder, name) candidates, and the folder it is in.
+    """Get the first file that exists and fits of (folder, name), and the folder it is in.
 
     Once the hub does not answer, only the cache is asked for the others.
     """
@@ -63,7 +70,7 @@ def _first(
         except _Unreached as error:
             unreached = error
         else:
-            if path is not None:
+            if path is not None and fits(path):
                 return path, folder
     if unreached:
         raise unreached
@@ -96,6 +103,22 @@ def _get(repository: str, name: str, revision: str | None, cached_only: bool) ->
             f"{repository} is neither a file or folder here nor a repository of the hub: check "
             "the spelling, or log in if it is private"
         ) from error
+    except Exception as error:  # the hub's network library, and so its errors, differ by version
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault, not the network's
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"the hub's {repository} could not be downloaded ({said}): try again later"
+        ) from error
+
+
+def is_vae_config(path: Path) -> bool:
+    """Tell whether a file is the config of a VAE that can be trained here."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+        return config["_class_name"] in ("AutoencoderKL", "AutoencoderTiny")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _revision(path: Path) -> str:

@@ -1,12 +1,13 @@
 """Where a base VAE lies: on this machine first, then on the hub. Nothing of it is read yet."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainer.errors import UserError
-from trainer.hub import WEIGHTS, fetch
+from trainer.hub import WEIGHTS, fetch, is_vae_config
 from trainer.names import printable
 from vae_core.checkpoint import shown
 from vae_core.header import PICKLE_ADVICE
@@ -28,7 +29,7 @@ class Found(NamedTuple):
 
 def locate(spec: str) -> Found:
     """Find what `spec` names: first on this machine, then on the hub."""
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))  # Path.expanduser raises where a home is not known
     if "\0" not in spec and path.exists():
         return _folder(path) if path.is_dir() else _file(path)
     hub = _HUB_ID.fullmatch(spec)
@@ -56,9 +57,9 @@ def _folder(path: Path) -> Found:
             f"{shown(name)} is a training run or a checkpoint of one: name its "
             "export/vae.safetensors, or make a file of it with trainer/convert.py"
         )
+    if not is_vae_config(path / "config.json") and (path / "vae" / "config.json").is_file():
+        return _folder(path / "vae")._replace(name=name)
     if not (path / "config.json").is_file():
-        if (path / "vae" / "config.json").is_file():
-            return _folder(path / "vae")._replace(name=name)
         return Found(name, "file", _only_file(path), None)
     config = _config(path / "config.json")
     weights = next((path / file for file in WEIGHTS if (path / file).is_file()), None)

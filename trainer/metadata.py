@@ -45,7 +45,7 @@ def export_metadata(
     side = config.get("resolution")
     return {
         **weights_metadata(base),
-        **modelspec(base.architecture, base.family, f"{base.name}, decoder fine-tuned"),
+        **modelspec(base.architecture, base.family, f"{base.name}, fine-tuned"),
         "modelspec.description": f"VAE fine-tuned with VAE Lab from {base.name}; {how}.",
         **({"modelspec.resolution": f"{side}x{side}"} if isinstance(side, int) else {}),
         **carried(base.metadata, ("modelspec.license",)),

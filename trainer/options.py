@@ -14,9 +14,7 @@ from typing import Any
 from trainer.config import TrainConfig, options
 from trainer.errors import UserError
 from trainer.fields import NOT_SET, Option, check_value, shown
-from trainer.toml_file import from_toml, nearest_of, to_toml
-
-__all__ = ["options_page", "parse_command_line", "to_toml"]
+from trainer.toml_file import from_toml, nearest_of
 
 PRESETS = Path(__file__).resolve().parent / "configs"
 EXAMPLES = {"vae": "org/name", "data": "photos", "output": "runs/first"}
@@ -157,7 +155,7 @@ def _unknown(rest: Sequence[str]) -> str:
             "it: name the flag, and quote values with spaces."
         )
     flag = flag.split("=")[0]
-    right = options()[nearest_of(flag.removeprefix("--no-"), list(options().values()))]
+    right = options()[nearest_of(flag, list(options().values()))]
     off = "--no-" if right.kind is bool and flag.startswith("--no-") else "--"
     return f"Expected a known flag, but {shown(flag)} is none: did you mean {off}{right.flag[2:]}?"
 

@@ -24,9 +24,7 @@ __all__ = ["SkippedPhoto", "decode_photo", "printable", "probe_photo", "readable
 
 WHITE = (255, 255, 255)
 LARGEST_BYTES = 512 * 2**20
-# Pillow itself refuses above twice its bomb limit; a lower figure of our own could only refuse
-# real photos, a higher one could never be reached.
-LARGEST_PIXELS = 178_000_000
+LARGEST_PIXELS = 160_000_000  # 151 MP backs pass; Pillow itself refuses from 179 MP on
 LARGEST_RATIO = 64  # long side to short side; the widest stitched panoramas stay under 30
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # MPO comes with JPEG
 

@@ -109,8 +109,9 @@ def with_model(
 
 
 def as_bytes(x: torch.Tensor) -> np.ndarray:
-    """Turn 8-bit values in [0, 1] into bytes: [1, 3, H, W] -> uint8 [H, W, 3]; NaN is black."""
-    return (x[0].nan_to_num(0.0) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    """Turn 8-bit values in [0, 1] into bytes: [1, C, H, W] -> uint8 [H, W, 3]; NaN is black."""
+    levels = (x[0].nan_to_num(0.0) * 255).round().byte()
+    return levels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
 
 
 def bytes_psnr(x: np.ndarray, y: np.ndarray) -> float:

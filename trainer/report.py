@@ -14,17 +14,12 @@ from typing import Any
 from trainer.escape import Markup, element, json_text, verbatim
 from trainer.figures import Report, private
 from trainer.gallery import gallery
+from trainer.metrics_log import finite_or_none
 from trainer.page_curves import curves
+from trainer.page_figures import figures_section
 from trainer.page_head import head
-from trainer.page_sections import (
-    all_photos,
-    config_section,
-    figures_section,
-    gains,
-    method,
-    photo_rows,
-    skipped,
-)
+from trainer.page_photos import all_photos, gains, photo_rows
+from trainer.page_words import config_section, method, run_section, skipped
 from trainer.pictures import Picture
 from trainer.verdict import verdict
 from vae_core.files import write_json, write_text
@@ -46,7 +41,7 @@ def write_report(
     `pictures` the photos to show, in any order, and `config` the options, places among them:
     of those only the last part is written.
     """
-    report = {**report, "config": private(config or {})}
+    report = finite_or_none({**report, "config": private(config or {})})
     html = page(report, history, pictures)
     write_json(folder / JSON_NAME, report)
     write_text(folder / HTML_NAME, html)
@@ -63,6 +58,7 @@ def page(
         "Curves": curves(report, history),
         "All photos": all_photos(report),
         "Skipped": skipped(report),
+        "Run": run_section(report),
         "Options": config_section(report),
         "Method": method(report),
     }

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from trainer import saving
 from trainer.config import TrainConfig, recipe
 from trainer.distributed import on_main
+from trainer.errors import UserError, sentence
 from trainer.dryrun import check_disk, dry_run, start_text
 from trainer.finish import finish
 from trainer.interrupts import Interrupted, Interrupts
@@ -67,12 +68,15 @@ def _carry_out(run: Run) -> None:
             meter.say(line)
         _measure_beginning(run, meter)
         train(run, meter)
+        finish(run, meter)
     except Interrupted:
         meter.say(how_to_go_on(run))
         raise
+    except OSError as error:
+        _rescue(run, error)
+        raise
     finally:
         meter.close()
-    finish(run, meter)
 
 
 def _begin(run: Run) -> list[str]:
@@ -104,6 +108,20 @@ def _measure_beginning(run: Run, meter: Meter) -> None:
 def _leave(run: Run) -> None:
     if run.interrupts.agreed(run.accelerator):
         raise Interrupted(run.interrupts.signal)
+
+
+def _rescue(run: Run, error: OSError) -> None:
+    """After a file could not be written (a vanished folder, say), try once to save what there is.
+
+    One process only: several would have to agree first, and they are at different places.
+    """
+    if run.accelerator.num_processes > 1 or not run.state.step:
+        return
+    try:
+        saving.save(run)
+    except (OSError, UserError):
+        return  # the last complete checkpoint stands
+    raise UserError(f"{sentence(error)}; {how_to_go_on(run)}") from error
 
 
 def how_to_go_on(run: Run) -> str:

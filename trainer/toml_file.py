@@ -3,10 +3,7 @@
 TOML has no null, so an option without a value is written, and read, as the text "none".
 """
 
-import contextlib
-import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,6 @@ from trainer.errors import UserError
 from trainer.fields import NOT_SET, Option, check_value, nearest, shown
 
 VERSIONS = "versions"
-PACKAGES = (
-    "torch",
-    "diffusers",
-    "accelerate",
-    "datasets",
-    "peft",
-    "safetensors",
-    "pillow",
-    "numpy",
-)
 LARGEST = 1_000_000  # bytes; an options file has a few thousand
 
 
@@ -122,26 +109,13 @@ def _value(option: Option, value: object, file_name: str) -> Any:
 # Writing
 
 
-def to_toml(config: TrainConfig, versions: Mapping[str, str] | None = None) -> str:
-    """Write every option as resolved, but for those of the command line alone, and versions.
-
-    Without `versions`, those of Python and of the packages that shape a run.
-    """
-    versions = installed_versions() if versions is None else versions
+def to_toml(config: TrainConfig, versions: Mapping[str, str]) -> str:
+    """Write every option as resolved, but for those of the command line alone, and versions."""
     kept = [option for option in options().values() if not option.command_line_only]
     lines = [f"{option.name} = {_literal(getattr(config, option.name))}" for option in kept]
     lines += ["", f"[{VERSIONS}]"]
     lines += [f"{_quoted(name)} = {_quoted(number)}" for name, number in versions.items()]
     return "\n".join(lines) + "\n"
-
-
-def installed_versions() -> dict[str, str]:
-    """List the versions of Python and of the installed packages that shape a run."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def _literal(value: object) -> str:

@@ -23,7 +23,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
     The mode follows the umask. If anything fails, the unfinished file is removed, `path` is as
     it was, and the error goes on to the caller.
     """
-    beside = path.parent / f".tmp-{path.name}-{os.getpid()}"
+    beside = path.parent / f".tmp-{path.name[:60]}-{os.getpid()}"  # names end at 255 bytes
     try:
         with open(beside, "wb") as handle:
             write(handle)

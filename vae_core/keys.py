@@ -78,11 +78,7 @@ def vae_tensors(names: Iterable[str]) -> VaeNames:
     names = list(names)
     found = {prefix: _below(prefix, names) for prefix in _PREFIXES}
     found = {prefix: group for prefix, group in found.items() if _layouts(group.values())}
-    if len(found) > 1:
-        raise CheckpointError(
-            f"holds two VAEs, under {' and '.join(repr(p or 'no prefix') for p in found)}; "
-            "take a file with one of them"
-        )
+    _refuse_two(found, set(names))
     stranger = what_stands_there(names, has_vae=bool(found))
     if stranger:
         raise CheckpointError(f"holds {stranger}")
@@ -131,6 +127,17 @@ def plain_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Drop the 1x1 dimensions of an attention weight; every other shape stays."""
     flat = _PROJECTION.fullmatch(name) and len(shape) > 2 and set(shape[2:]) == {1}
     return shape[:2] if flat else shape
+
+
+def _refuse_two(found: Mapping[str, Mapping[str, str]], names: set[str]) -> None:
+    """Refuse a VAE of which even one tensor stands there again under another prefix."""
+    bare = {name for group in found.values() for name in group.values()}
+    places = [p for p in _PREFIXES if p in found or any(p + name in names for name in bare)]
+    if len(places) > 1:
+        raise CheckpointError(
+            f"holds two VAEs, under {' and '.join(repr(p or 'no prefix') for p in places)}; "
+            "take a file with one of them"
+        )
 
 
 def _below(prefix: str, names: Iterable[str]) -> dict[str, str]:

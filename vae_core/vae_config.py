@@ -64,7 +64,8 @@ def architecture_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     values that can not be built.
     """
     defaults = _defaults_for(config)
-    architecture = {key: _plain(config.get(key, value)) for key, value in defaults.items()}
+    stated = {key: _plain(value) for key, value in config.items() if value is not None}
+    architecture = {key: stated.get(key, value) for key, value in defaults.items()}
     for key, value in architecture.items():
         _check_type(key, value, defaults[key])
     lists = [key for key in architecture if isinstance(defaults[key], list)]
@@ -85,7 +86,7 @@ def state_shapes(architecture: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _defaults_for(config: Mapping[str, Any]) -> dict[str, Any]:
     by_field = "AutoencoderTiny" if "num_decoder_blocks" in config else None
-    by_field = by_field or ("AutoencoderKL" if "up_block_types" in config else "nothing of ours")
+    by_field = by_field or ("AutoencoderKL" if "up_block_types" in config else "no _class_name")
     name = config.get("_class_name", by_field)
     known = {"AutoencoderKL": KL_DEFAULTS, "AutoencoderTiny": TINY_DEFAULTS}
     if name not in known:

@@ -31,7 +31,7 @@ class ComfyUI(NamedTuple):
     def run(self, script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Run a script that starts with the folder as its first argument; its output is kept."""
         command = [self.python, script, self.code, *arguments]
-        return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        return captured([str(part) for part in command])
 
 
 class Server:
@@ -55,6 +55,12 @@ class Server:
         """Run an API-format prompt to its end and return its history entry."""
         key = self.post("/prompt", {"prompt": prompt})["prompt_id"]
         return wait_for(lambda: self.get(f"/history/{key}").get(key), seconds, f"prompt {key}")
+
+
+def captured(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, at most five minutes, and keep what it says."""
+    kept = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
+    return subprocess.run(command, timeout=300, **kept)
 
 
 def wait_for(ask: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -150,7 +156,7 @@ def load_only(comfyui: ComfyUI) -> Callable[[Path], str]:
 
     def load(base: Path) -> str:
         command = server_command(comfyui, base, "--quick-test-for-ci")
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=180)
+        answer = captured(command)
         assert answer.returncode == 0, answer.stderr
         return answer.stdout + answer.stderr
 

@@ -1,10 +1,13 @@
 """Everything that --vae takes gives the same VAE; everything else a sentence."""
 
+import hashlib
 import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -245,9 +248,6 @@ def cached(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (repository / "refs" / "main").write_text(revision)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        "huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "cache")
-    )
     monkeypatch.chdir(tmp_path)
     return snapshot
 
@@ -261,6 +261,20 @@ def test_a_hub_id_with_or_without_subfolder(cached: Path, vae: AutoencoderKL, sp
     assert "revision 0123456789ab" in base.found
 
 
+def test_a_root_config_of_something_else_is_passed_over(cached: Path, tmp_path: Path) -> None:
+    (cached / "config.json").write_text('{"model_type": "bert"}')
+    assert load_base("someone/pipe").name == "someone/pipe"
+    assert load_base(str(cached)).family == "sdxl"
+    shutil.rmtree(cached / "vae")
+    assert "can not be reached" in refusal("someone/pipe")
+
+
+def test_a_hub_folder_with_pickles_only(cached: Path) -> None:
+    (cached / "vae" / NAME).unlink()
+    (cached / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"x")
+    assert "can not be reached" in refusal("someone/pipe")  # nobody to ask what else is there
+
+
 def test_a_hub_id_without_network_says_so(cached: Path) -> None:
     words = refusal("someone/else")
     assert "neither a file or folder here nor in the hub's cache" in words
@@ -272,12 +286,96 @@ def test_a_local_folder_comes_before_the_hub(cached: Path, folder: Path) -> None
     assert load_base("someone/else").revision is None
 
 
+REFUSALS = {"org": (404, "EntryNotFound"), "gated": (403, "GatedRepo"), "broken": (418, "")}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The few answers of the hub that a download needs, from a folder: org/name/file."""
+
+    root: Path
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        organisation, name, _, _, *file = self.path.lstrip("/").split("/")
+        path = self.root.joinpath(organisation, name, *file)
+        code, word = REFUSALS.get(organisation, (401, "RepoNotFound"))
+        if path.is_file() and not (organisation == "broken" and body):
+            code, word = 200, ""
+        self.send_response(code)
+        self.send_header("X-Error-Code", word)
+        self.send_header("X-Repo-Commit", "fedcba9876543210fedcba9876543210fedcba98")
+        data = path.read_bytes() if code == 200 else b""
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A hub on this machine, an empty cache, and the folder that the hub serves."""
+    handler = type("Handler", (Hub,), {"root": tmp_path / "hub"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    address = f"http://127.0.0.1:{server.server_port}"
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tmp_path / "hub"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_from_the_hub(hub: Path, folder: Path, vae: AutoencoderKL) -> None:
+    shutil.copytree(folder, hub / "org" / "pipe" / "vae")
+    shutil.copytree(folder, hub / "org" / "vae")
+    for spec in ("org/pipe", "org/pipe:vae", "org/vae"):
+        base = load_base(spec)
+        assert base.sha256 == canonical_sha256(vae.state_dict())
+        assert base.revision == "fedcba9876543210fedcba9876543210fedcba98"
+
+
+def test_what_the_hub_refuses_is_said_in_a_sentence(hub: Path, folder: Path) -> None:
+    shutil.copytree(folder, hub / "org" / "pickled")
+    (hub / "org" / "pickled" / NAME).rename(hub / "org" / "pickled" / "diffusion_pytorch_model.bin")
+    assert f"has no {NAME} in its root, and pickles" in refusal("org/pickled")
+    assert "no config.json of a VAE in its root or vae" in refusal("org/nothing")
+    assert "no config.json of a VAE in sub" in refusal("org/nothing:sub")
+    assert "nor a repository of the hub: check the spelling" in refusal("nobody/home")
+    assert "asks for consent" in refusal("gated/vae")
+    shutil.copytree(folder, hub / "broken" / "vae")
+    assert "the hub's broken/vae could not be downloaded" in refusal("broken/vae")
+
+
 # What is refused
 
 
 @pytest.mark.parametrize(
     "spec",
-    ["nothing.safetensors", "./a/b", "a/b.safetensors", "a/b/c/d", "", "nul\0", "~", "C:\\x"],
+    [
+        "nothing.safetensors",
+        "./a/b",
+        "a/b.safetensors",
+        "a/b/c/d",
+        "",
+        "nul\0",
+        "~",
+        "~nobody/x",
+        "C:\\x",
+    ],
 )
 def test_what_is_not_there(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

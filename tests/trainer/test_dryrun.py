@@ -182,6 +182,14 @@ def test_a_checkpoint_is_as_large_as_said(tmp_path: Path) -> None:
     assert said == pytest.approx(content.tell() + shared, rel=0.03)
 
 
+def test_adapters_are_merged_into_what_is_exported(tmp_path: Path, base: Base) -> None:
+    config = make(tmp_path, lora_rank=2)
+    vae = planned_model(config, base.architecture)
+    adapters = sum(weight.numel() for weight in vae.parameters() if weight.requires_grad)
+    whole = sum(weight.numel() for weight in base.vae.parameters())
+    assert checkpoint_bytes(config, vae) == 4 * whole + (2 * 4 + 8) * adapters
+
+
 def test_adapters_make_small_checkpoints(tmp_path: Path, base: Base) -> None:
     def needed(**changes) -> int:
         config = make(tmp_path, **changes)

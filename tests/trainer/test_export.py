@@ -194,7 +194,7 @@ def test_metadata_is_text_complete_and_private(tuned: Tuned, tmp_path: Path) -> 
     assert metadata["modelspec.sai_model_spec"] == "1.0.0"
     assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/vae"
     assert metadata["modelspec.resolution"] == "256x256"
-    assert metadata["modelspec.title"] == "base, decoder fine-tuned"
+    assert metadata["modelspec.title"] == "base, fine-tuned"
     for name, data in tree(tmp_path / "export").items():
         assert b"/home" not in data, name
         assert str(tmp_path).encode() not in data, name

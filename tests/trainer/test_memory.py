@@ -169,6 +169,12 @@ def test_the_batch_counts() -> None:
     assert four == pytest.approx(2 * two, rel=0.01)
 
 
+def test_gradients_are_not_counted_with_what_comes_and_goes() -> None:
+    wide = {**ARCHITECTURE, "block_out_channels": (64, 64)}
+    memory = expected_memory(make(batch_size=1, resolution=8), wide, None)
+    assert sum(memory.step.values()) < 0.8 * memory.lasting["gradients"]
+
+
 # What lasts
 
 

@@ -105,7 +105,7 @@ def test_a_resumed_run_takes_its_own_options(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--vae and --data"):
         parse_command_line(run)
     begun = parse_command_line([*PLACES, "--seed", "5", "--output", "moved"])
-    (tmp_path / "config.toml").write_text(to_toml(begun), encoding="utf-8")
+    (tmp_path / "config.toml").write_text(to_toml(begun, {}), encoding="utf-8")
     again = parse_command_line([*run, "--max-steps", "7000"])
     assert (again.seed, again.vae, again.max_steps) == (5, "org/name", 7000)
     assert again.output == str(tmp_path)

@@ -145,11 +145,18 @@ def xyz(*values: float) -> bytes:
 
 
 LINEAR = b"curv" + bytes(8)  # no point: the identity
-SRGB_COLUMNS = {  # IEC 61966-2-1 adapted to D50
-    "rXYZ": xyz(0.4361, 0.2225, 0.0139),
-    "gXYZ": xyz(0.3851, 0.7169, 0.0971),
-    "bXYZ": xyz(0.1431, 0.0606, 0.7141),
-}
+
+
+def srgb_columns(off: float = 0.0) -> dict[str, bytes]:
+    """Return the primaries of IEC 61966-2-1 adapted to D50, each off by as much."""
+    return {
+        "rXYZ": xyz(0.4361 - off, 0.2225, 0.0139 + off),
+        "gXYZ": xyz(0.3851 - off, 0.7169, 0.0971 + off),
+        "bXYZ": xyz(0.1431 - off, 0.0606, 0.7141 + off),
+    }
+
+
+SRGB_COLUMNS = srgb_columns()
 CURVES = {"rTRC": LINEAR, "gTRC": LINEAR, "bTRC": LINEAR}
 
 
@@ -181,9 +188,16 @@ def test_profile_is_applied_before_alpha() -> None:
     assert np.abs(found - expected).max() < 1.5
 
 
-def test_srgb_profile_changes_no_bit() -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert np.array_equal(decoded(encoded(PIXELS, "PNG", icc_profile=profile)), PIXELS)
+def test_profiles_that_mean_srgb_change_no_bit() -> None:
+    levels = np.linspace(0, 1, 1024)
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    points = (linear * 65535).round().astype(">u2").tobytes()
+    table = b"curv" + struct.pack(">II", 0, 1024) + points
+    # As makers round them: a change of a level here and there, from no other colour space.
+    own = icc_profile(b"RGB ", **srgb_columns(1e-4), rTRC=table, gTRC=table, bTRC=table)
+    pillows = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (own, pillows):
+        assert np.array_equal(decoded(encoded(PIXELS, "PNG", icc_profile=profile)), PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +346,7 @@ PNG = encoded(PIXELS, "PNG")
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         (b"P6 2 2 255\n" + bytes(12), "not an image"),  # known to Pillow, not on our list
         (png_with(b"", 30_000, 30_000), "too many pixels"),
+        (png_with(b"", 13_000, 13_000), "too many pixels"),  # Pillow would take this one
         (png_with(b"", 1, 10**8), "too narrow"),
         (png_with(b"", 2**31 - 1, 2**31 - 1), "too many pixels"),
         (png_with(b"", 0, 0), "not an image"),

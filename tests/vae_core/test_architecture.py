@@ -161,6 +161,7 @@ def test_random_shapes_never_crash() -> None:
         ({"_class_name": "UNet2DConditionModel"}, "describes 'UNet2DConditionModel'"),
         ({"_class_name": "VQModel"}, "describes 'VQModel'"),
         ({"_class_name": None}, "describes 'None'"),
+        ({"_class_name": 5}, "describes '5'"),
         ({"block_out_channels": [2**20] * 4}, "at most 8192 is allowed"),
         ({"block_out_channels": [8192] * 4}, "parameters; a VAE of at most"),
         ({"block_out_channels": []}, "block_out_channels a value that makes no sense"),
@@ -188,6 +189,11 @@ def test_a_tiny_config_of_several_widths_is_refused() -> None:
     config = {**config_of("thin"), "encoder_block_out_channels": [8, 16, 8, 8]}
     with pytest.raises(CheckpointError, match="all must be the same width"):
         architecture_from_config(config)
+
+
+def test_a_null_field_means_its_default() -> None:
+    config = {**config_of("small"), "force_upcast": None, "mid_block_add_attention": None}
+    assert architecture_from_config(config) == architecture_from_config(config_of("small"))
 
 
 def test_private_and_unknown_fields_are_dropped() -> None:

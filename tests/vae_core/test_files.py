@@ -166,6 +166,11 @@ def test_a_finished_file_is_moved_over_another(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_text() == "new"
 
 
+def test_the_longest_names_can_be_written(tmp_path: Path) -> None:
+    write_text(tmp_path / ("\u4e2d" * 85), "x")
+    assert (tmp_path / ("\u4e2d" * 85)).read_text() == "x"
+
+
 def test_json_is_strict_and_survives_odd_names(tmp_path: Path) -> None:
     value = {"name": "caf\u00e9 \udcff", "list": [1, None]}
     write_json(tmp_path / "a.json", value)

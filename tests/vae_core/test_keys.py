@@ -269,6 +269,16 @@ def test_strange_keys_beside_a_lone_vae_are_kept_for_the_shape_check_to_refuse()
     assert "bn.running_mean" in vae_tensors(["bn.running_mean", *small_ldm()]).names
 
 
+@pytest.mark.parametrize("name", ["decoder.conv_in.weight", "quant_conv.bias"])
+def test_one_tensor_with_and_without_prefix_is_enough_to_refuse(name: str) -> None:
+    names = [f"first_stage_model.{n}" for n in small_ldm()]
+    vae_tensors(["encoder.of.something.else", *names])
+    with pytest.raises(
+        CheckpointError, match="two VAEs, under 'first_stage_model.' and 'no prefix'"
+    ):
+        vae_tensors([name, *names])
+
+
 REFUSED = {
     "a LoRA": ["lora_unet_down_blocks_0.lora_down.weight", "lora_te_text_model.lora_up.weight"],
     "a LoRA ": ["decoder.up_blocks.0.resnets.0.conv1.lora_A.weight"],

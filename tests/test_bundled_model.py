@@ -1,0 +1,69 @@
+"""The VAE that comes with the project: whole, in LDM keys, described rightly, and a working one."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from trainer.base import load_base
+from trainer.config import resolve_vae
+from trainer.demo_photos import demo_files
+from trainer.photos import decode_photo
+from vae_core.images import from_bytes, to_unit
+from vae_core.metrics import psnr
+from vae_core.vae_file import read_vae
+
+
+@pytest.fixture
+def folder(project):
+    return project / "models/kl-f8-small"
+
+
+def test_its_card_counts_what_the_file_holds(folder):
+    tensors = load_file(folder / "vae.safetensors")
+    card = (folder / "README.md").read_text("utf-8")
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    assert f"{parameters:,} parameters" in card
+    assert f"{len(tensors)} tensors, fp16" in card
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+
+
+def test_its_keys_are_ldms_and_its_metadata_says_what_it_is(folder):
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    with safe_open(folder / "vae.safetensors", "pt") as opened:
+        said, names = opened.metadata(), set(opened.keys())
+    assert "decoder.up.0.block.0.conv1.weight" in names and "encoder.mid.attn_1.q.weight" in names
+    architecture = json.loads(said["vae_lab.architecture"])
+    assert {key: config[key] for key in architecture} == architecture
+    assert said["vae_lab.family"] == "sd1"
+    assert json.loads(said["vae_lab.scaling"])["scale"] == 0.18215
+
+
+def test_it_reconstructs_a_photo(folder):
+    """Loaded by diffusers alone, so that a wrong key or a mixed-up level would show."""
+    vae = AutoencoderKL.from_single_file(
+        folder / "vae.safetensors", config=str(folder), torch_dtype=torch.float32
+    )
+    image = decode_photo(demo_files("train")[0].read_bytes()).resize((256, 256))
+    pixels = from_bytes(torch.from_numpy(np.array(image))[None])
+    with torch.no_grad():
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+    assert psnr(to_unit(decoded), to_unit(pixels)).item() > 21
+
+
+def test_the_trainer_finds_it_by_name(folder):
+    base = load_base(resolve_vae("bundled:kl-f8-small"))
+    assert base.family == "sd1"
+    assert list(base.vae.config.block_out_channels) == [32, 64, 96, 128]
+
+
+def test_it_holds_the_published_weights(folder, assets):
+    published = load_file(assets / "models/kl-f8-small/diffusion_pytorch_model.safetensors")
+    state = read_vae(folder / "vae.safetensors").state
+    assert state.keys() == published.keys()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, published[name].reshape(tensor.shape)), name

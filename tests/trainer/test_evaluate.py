@@ -1,0 +1,140 @@
+"""evaluate.py as people start it, on two tiny VAEs and real photos."""
+
+import json
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from skimage import data
+
+from trainer.comparison import check_request, open_perceptual
+from trainer.errors import UserError
+from trainer.evaluate import main, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ["--vae", "a", "--data", "d", "--output", "o"]
+
+
+@pytest.fixture
+def places(tmp_path: Path, tiny_vae: AutoencoderKL) -> Path:
+    """Two VAEs, of which the second is the first with noise in its decoder, and photos."""
+    tiny_vae.save_pretrained(tmp_path / "first")
+    noise = torch.randn(
+        tiny_vae.decoder.conv_out.weight.shape, generator=torch.Generator().manual_seed(0)
+    )
+    tiny_vae.decoder.conv_out.weight.data += noise
+    tiny_vae.save_pretrained(tmp_path / "second")
+    for folder, photos in (("faces", [data.astronaut, data.chelsea]), ("general", [data.coffee])):
+        (tmp_path / folder).mkdir()
+        for load in photos:
+            path = tmp_path / folder / f"{load.__name__}.png"
+            Image.fromarray(load()).resize((48, 48)).save(path)
+    (tmp_path / "faces" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    return tmp_path
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start the entry as a file, from another folder."""
+    command = [sys.executable, str(ROOT / "trainer" / "evaluate.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
+
+
+def test_two_vaes_are_compared_under_the_names_they_were_given(places: Path) -> None:
+    names = [str(places / name) for name in ("second", "first")]
+    out = places / "new" / "out"
+    arguments = [
+        "--vae", names[0], "--vae", names[1], "--data", str(places / "faces"),
+        "--general-val-data", str(places / "general"), "--output", str(out),
+        "--lpips-net", "none",
+    ]  # fmt: skip
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert list(report["models"]) == names
+    for name in names:
+        assert report["models"][name]["val"]["all"]["n"] == 2
+        assert report["models"][name]["general"]["all"]["n"] == 1
+    psnr = [report["models"][name]["val"]["all"]["psnr"] for name in names]
+    assert report["difference"][names[1]]["val"]["psnr"]["difference"] == pytest.approx(
+        psnr[1] - psnr[0]
+    )
+    assert sum(report["data"]["val"]["skipped"].values()) == 1
+    assert report["lpips_net"] is None
+    assert f"{psnr[0]:.2f}" in done.stdout and "report.html" in done.stdout
+    html = (out / "report.html").read_text(encoding="utf-8")
+    assert html.count('class="stage"') == 3 and str(places) not in html
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Give Ctrl-C back to pytest."""
+    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in held.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_refusal_is_one_sentence_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.json").touch()
+    assert main(["--vae", "a", "--data", "d", "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("evaluate: ") and said.count("\n") == 1
+    assert "already holds a report.json" in said and "another --output" in said
+
+
+def options(**changed: object) -> Namespace:
+    """Options as the command line gives them."""
+    return Namespace(**{**vars(parse(NEEDED)), **changed})
+
+
+def test_the_same_vae_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="--vae a was given 2 times"):
+        check_request(options(vae=["a", "b", "a"]))
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+def test_either_half_of_a_report_is_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"already holds a {name}"):
+        check_request(options(output=tmp_path))
+
+
+def test_weights_that_cannot_be_had_name_the_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # an empty cache, and no way out
+    for scheme in ("http", "https"):
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+    with pytest.raises(UserError) as error:
+        open_perceptual(options(), Namespace(device="cpu"))
+    for way in ("--lpips-weights FILE", "trainer/weights.py --lpips-net vgg", "--lpips-net none"):
+        assert way in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--vae", "a", "--data", "d"], "--output"),
+        ([*NEEDED, "--lpips-net", "resnet"], "'squeeze'"),
+        ([*NEEDED, "--eval-resolution", "0"], "a whole number from 8, got '0'"),
+        ([*NEEDED, "--eval-resolution", "1e3"], "a whole number from 8, got '1e3'"),
+        ([*NEEDED, "--family", "sd9"], "sdxl"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2_and_says_why(
+    wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(wrong)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
