@@ -66,11 +66,17 @@ def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoS
     return sorted(joined(run.accelerator, mine), key=lambda score: score.id)
 
 
-def judge_base(run: Run) -> bool:
-    """Score the base once, before the first step; False if the run was asked to stop."""
+def judge_base(run: Run, meter: Meter) -> bool:
+    """Score the base once; False if the run was asked to stop.
+
+    At step 0 the model that trains is the base, so its figures stand for both.
+    """
     with original(run) as vae:
         scores = score(run, vae, "the base")
     run.base_scores = scores or {}
+    if scores and not run.state.step:
+        run.scores, run.state.evaluated_step = scores, 0
+        meter.log_evaluation(0, {"base": summaries(scores), "tuned": summaries(scores)})
     return scores is not None
 
 
@@ -111,7 +117,7 @@ def _draw(run: Run, vae: nn.Module) -> None:
 
 def _remember_best(run: Run, found: dict[str, Any]) -> bool:
     """Compare the held-out photos' loss (weights as in training) with the lowest so far."""
-    loss = held_out_loss(run, found) if run.state.step else None
+    loss = held_out_loss(run, found)
     best = run.state.best_score
     if loss is None or (best is not None and loss >= best):
         return False

@@ -122,7 +122,8 @@ def _apply(run: Run) -> bool:
 
 def _note_skipped_photos(run: Run, batches: list[Batch]) -> None:
     for batch in batches:
-        run.state.skipped_photos += [list(skip) for skip in batch.skipped]
+        fresh = [list(skip) for skip in batch.skipped]
+        run.state.skipped_photos += [s for s in fresh if s not in run.state.skipped_photos]
 
 
 def _count_skipped(run: Run, in_a_row: int) -> None:

@@ -96,11 +96,10 @@ def _write_beginning(run: Run) -> None:
 
 def _measure_beginning(run: Run, meter: Meter) -> None:
     """Measure the base; and what an interrupted run still owed at its last step."""
-    if not judge_base(run):
+    if not judge_base(run, meter):
         _leave(run)
     due = run.config.eval_every and run.state.step % run.config.eval_every == 0
-    owed = run.state.step == 0 or due
-    if owed and run.state.evaluated_step != run.state.step:
+    if run.state.step and due and run.state.evaluated_step != run.state.step:
         judge(run, meter)
         _leave(run)
 

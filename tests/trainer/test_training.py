@@ -62,7 +62,7 @@ def test_a_run_learns(train, tmp_path):
     assert train(tmp_path / "run", *flags) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     base, tuned = (report["models"][name]["val"]["all"]["psnr"] for name in ("base", "tuned"))
-    assert tuned > base + 2
+    assert tuned > base + 1
 
 
 def test_bf16_keeps_float32_masters_that_small_steps_move(train, tmp_path):
