@@ -20,9 +20,9 @@ if not __package__:  # run as a file: import from the project's root, not from b
 import torch
 from torch import Tensor, nn
 
-from trainer.autoencoder import decode, encode, trainable_names
-from trainer.base import load_base
-from trainer.config import resolve_vae
+from trainer.options.config import resolve_vae
+from trainer.vae.autoencoder import decode, encode, trainable_names
+from trainer.vae.base import load_base
 from vae_core.lpips import lpips, prepare
 from vae_core.lpips_weights import NETS, weight_shapes
 

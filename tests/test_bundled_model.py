@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from trainer.base import load_base
-from trainer.config import resolve_vae
-from trainer.demo_photos import demo_files
-from trainer.photos import decode_photo
+from trainer.options.config import resolve_vae
+from trainer.photos.decoding import decode_photo
+from trainer.photos.demo_photos import demo_files
+from trainer.vae.base import load_base
 from vae_core.images import from_bytes, to_unit
 from vae_core.metrics import psnr
 from vae_core.vae_file import read_vae

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from trainer.config import options
+from trainer.options.config import options
 
 READMES = ("README.md", "README.zh.md")
 OTHERS_FLAGS = {"--index-url", "--num_processes"}  # of pip and of accelerate

@@ -30,6 +30,9 @@ DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multino
 DRAWS |= {"randn_like", "randint_like"}
 LONGEST_FUNCTION = 50
 
+# Within trainer/, a folder may use itself and those before it; the entries use all.
+TRAINER_FOLDERS = ("options", "photos", "vae", "judge", "report", "training")
+
 Finding = Callable[[Path, Path], Iterator[str]]
 
 
@@ -63,6 +66,18 @@ def wrong_imports(root: Path, file: Path) -> Iterator[str]:
         allowed = name not in TRAINER_NEVER if room == "trainer" else name in MAY_IMPORT[room]
         if not allowed:
             yield f"{file}:{line} imports {name}"
+
+
+def backward_imports(root: Path, file: Path) -> Iterator[str]:
+    """What a folder of the trainer takes from a folder that comes after it."""
+    place = file.parts[1] if file.parts[0] == "trainer" else ""
+    if place not in TRAINER_FOLDERS:
+        return
+    later = TRAINER_FOLDERS[TRAINER_FOLDERS.index(place) + 1 :]
+    for node in ast.walk(tree_of(root, file)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trainer."):
+            if node.module.split(".")[1] in later:
+                yield f"{file}:{node.lineno} imports {node.module}"
 
 
 def calls_in(root: Path, file: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -118,6 +133,7 @@ def too_new_grammar(root: Path, file: Path) -> Iterator[str]:
 
 CHECKS: list[Finding] = [
     wrong_imports,
+    backward_imports,
     unsafe_code,
     unseeded_draws,
     prints,
@@ -153,13 +169,15 @@ PLANTS = [
     (wrong_imports, "nodes/x.py", "import accelerate"),
     (wrong_imports, "trainer/x.py", "import comfy.sd"),
     (wrong_imports, "trainer/x.py", "from nodes import NODES"),
-    (wrong_imports, "trainer/x.py", "from . import loop"),
+    (wrong_imports, "trainer/x.py", "from .training import loop"),
     (wrong_imports, "trainer/x.py", "from ..vae_core import images"),
     (wrong_imports, "__init__.py", "import sys"),
     (wrong_imports, "vae_core/x.py", "import pickle"),
     (wrong_imports, "vae_core/x.py", "import tomllib"),
     (wrong_imports, "nodes/x.py", "import subprocess"),
     (wrong_imports, "nodes/x.py", "from urllib.request import urlopen"),
+    (backward_imports, "trainer/photos/x.py", "from trainer.vae.base import load_base"),
+    (backward_imports, "trainer/judge/x.py", "from trainer.training.loop import train"),
     (unsafe_code, "nodes/x.py", "eval('1')"),
     (unsafe_code, "vae_core/x.py", "torch.load('x.pt')"),
     (unsafe_code, "nodes/x.py", "torch.hub.load_state_dict_from_url('http://x')"),

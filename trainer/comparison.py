@@ -12,20 +12,20 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from trainer.base import load_base
-from trainer.distributed import joined, on_main
 from trainer.errors import UserError
-from trainer.evaluation import PhotoScore, multiple_for, score_photos
 from trainer.faces import with_faces
-from trainer.figures import place_name
-from trainer.interrupts import Interrupted, Interrupts
-from trainer.perceptual import Perceptual, load_perceptual
-from trainer.photo_set import PhotoSet
-from trainer.pictures import Picture, open_telling, with_model
-from trainer.report import HTML_NAME, JSON_NAME, write_report
-from trainer.report_data import build_report
-from trainer.sources import open_photos
-from trainer.table import print_table
+from trainer.judge.evaluation import PhotoScore, multiple_for, score_photos
+from trainer.judge.perceptual import Perceptual, load_perceptual
+from trainer.judge.pictures import Picture, open_telling, with_model
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sources import open_photos
+from trainer.report.figures import place_name
+from trainer.report.pages import HTML_NAME, JSON_NAME, write_report
+from trainer.report.report_data import build_report
+from trainer.report.table import print_table
+from trainer.training.distributed import joined, on_main
+from trainer.training.interrupts import Interrupted, Interrupts
+from trainer.vae.base import load_base
 
 SMALLEST = 8  # pixels: the least that is left by cropping to multiples of 8
 NO_LPIPS = "none"

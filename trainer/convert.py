@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.base import Weights, read_weights
-from trainer.blend import blend, blend_metadata, read_share
 from trainer.errors import UserError, sentence
-from trainer.forms import DTYPES, cast, single_file, write_folder
-from trainer.metadata import carried, identity, modelspec
 from trainer.names import printable
-from trainer.run_weights import is_run, read_run_weights
-from trainer.swap import recover, replace_folder
-from trainer.verify import same_bits
+from trainer.training.run_weights import is_run, read_run_weights
+from trainer.vae.base import Weights, read_weights
+from trainer.vae.blend import blend, blend_metadata, read_share
+from trainer.vae.forms import DTYPES, cast, single_file, write_folder
+from trainer.vae.metadata import carried, identity, modelspec
+from trainer.vae.swap import recover, replace_folder
+from trainer.vae.verify import same_bits
 from vae_core.checkpoint import CheckpointError, check_finite, shown, write_safetensors
 from vae_core.files import move_file
 from vae_core.vae_file import read_vae

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from trainer.comparison import NO_LPIPS, SMALLEST, check_request, compare_vaes
 from trainer.errors import UserError, sentence
 from trainer.faces import DOWNLOAD
-from trainer.interrupts import Interrupted, Interrupts
+from trainer.training.interrupts import Interrupted, Interrupts
 from vae_core.checkpoint import CheckpointError
 from vae_core.families import FAMILIES
 from vae_core.lpips import NETS

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainer.boxes import Box
 from trainer.errors import UserError
-from trainer.photo_set import Photo, PhotoSet
-from trainer.skips import SkippedPhoto
+from trainer.photos.boxes import Box
+from trainer.photos.photo_set import Photo, PhotoSet
+from trainer.photos.skips import SkippedPhoto
 
 DOWNLOAD = "download"  # as --face-detector-weights: fetch YuNet once, into torch's own cache
 WEIGHTS_URL = (

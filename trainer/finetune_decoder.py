@@ -12,9 +12,9 @@ if not __package__:  # run as a file: import from the project's root, not from t
 import torch
 
 from trainer.errors import UserError, sentence
-from trainer.interrupts import Interrupted, Interrupts
-from trainer.options import parse_command_line
-from trainer.session import run_session
+from trainer.options.command_line import parse_command_line
+from trainer.training.interrupts import Interrupted, Interrupts
+from trainer.training.session import run_session
 from vae_core.checkpoint import CheckpointError
 
 FAILED, MISUSED = 1, 2

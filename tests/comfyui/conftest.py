@@ -22,6 +22,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 
+
 class ComfyUI(NamedTuple):
     """A ComfyUI's folder, and the interpreter of its environment."""
 

@@ -1,6 +1,6 @@
 """Start ComfyUI, or get ready to import it, in ComfyUI's own environment.
 
-    python launch.py COMFYUI [arguments of its main.py]
+python launch.py COMFYUI [arguments of its main.py]
 """
 
 import importlib.util

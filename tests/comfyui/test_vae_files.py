@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from trainer.demo_photos import demo_files
+from trainer.photos.demo_photos import demo_files
 from vae_core.architecture import comfy_config
 
 pytestmark = pytest.mark.comfyui

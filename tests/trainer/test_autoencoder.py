@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
-from trainer.autoencoder import (
+from trainer.vae.autoencoder import (
     architecture_of,
     build,
     canonical_sha256,

@@ -17,9 +17,9 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.autoencoder import architecture_of, canonical_sha256, decode, encode
-from trainer.base import load_base
 from trainer.errors import UserError
+from trainer.vae.autoencoder import architecture_of, canonical_sha256, decode, encode
+from trainer.vae.base import load_base
 from vae_core.checkpoint import write_safetensors
 from vae_core.keys import to_ldm, to_taesd
 

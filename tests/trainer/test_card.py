@@ -6,10 +6,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from trainer.card import model_card
-from trainer.perceptual import Perceptual
-from trainer.report_data import build_report
-from trainer.scores import PhotoScore
+from trainer.judge.perceptual import Perceptual
+from trainer.judge.scores import PhotoScore
+from trainer.report.card import model_card
+from trainer.report.report_data import build_report
 
 OUR_KEYS = {
     "license", "license_name", "library_name", "tags", "base_model", "base_model_relation",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.checkpoints import (
+from trainer.errors import UserError
+from trainer.training.checkpoints import (
     FILES,
     all_checkpoints,
     best_checkpoint,
@@ -21,14 +22,15 @@ from trainer.checkpoints import (
     sweep,
     thin_out,
 )
-from trainer.errors import UserError
 from vae_core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def writers(text: str = "content"):
-    return {name: lambda path, name=name: write_text(path, f"{name} {text}" * 500) for name in FILES}
+    return {
+        name: lambda path, name=name: write_text(path, f"{name} {text}" * 500) for name in FILES
+    }
 
 
 def test_a_saved_checkpoint_is_whole_and_found(tmp_path):
@@ -64,10 +66,18 @@ def test_only_damaged_ones_are_an_error_not_a_fresh_start(tmp_path):
     assert require_complete(tmp_path / "nothing here") == (None, [])
 
 
+WRITERS = """
+from trainer.training.checkpoints import FILES
+from vae_core.files import write_text
+
+def writers(text):
+    return {name: lambda path, name=name: write_text(path, (name + text) * 500) for name in FILES}
+"""
+
 CRASHING = """
 import os, sys
 from pathlib import Path
-import vae_core.files as files, trainer.checkpoints as checkpoints, shutil, builtins
+import vae_core.files as files, trainer.training.checkpoints as checkpoints, shutil, builtins
 from tests_writers import writers
 
 left = int(sys.argv[2])
@@ -82,7 +92,8 @@ def counted(real):
 
 real_open = builtins.open
 def opening(file, mode="r", *args, **kwargs):
-    return counted(real_open)(file, mode, *args, **kwargs) if "w" in mode else real_open(file, mode, *args, **kwargs)
+    opened = counted(real_open) if "w" in mode else real_open
+    return opened(file, mode, *args, **kwargs)
 builtins.open = opening
 os.fsync, os.replace, os.rename = counted(os.fsync), counted(os.replace), counted(os.rename)
 os.unlink, os.rmdir = counted(os.unlink), counted(os.rmdir)
@@ -96,15 +107,14 @@ checkpoints.thin_out(root, 1)
 
 
 def test_a_crash_at_any_file_operation_leaves_whole_checkpoints(tmp_path):
-    helper = tmp_path / "tests_writers.py"
-    helper.write_text(
-        "from trainer.checkpoints import FILES\nfrom vae_core.files import write_text\n"
-        "def writers(text):\n    return {n: lambda p, n=n: write_text(p, (n + text) * 500) for n in FILES}\n"
-    )
+    (tmp_path / "tests_writers.py").write_text(WRITERS)
     driver = FORKING.replace("CRASHING", repr(CRASHING))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     done = subprocess.run(
-        [sys.executable, "-c", driver, str(tmp_path)], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", driver, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     codes = json.loads(done.stdout)
@@ -115,7 +125,7 @@ def test_a_crash_at_any_file_operation_leaves_whole_checkpoints(tmp_path):
 FORKING = """
 import json, os, sys
 from pathlib import Path
-import trainer.checkpoints as checkpoints
+import trainer.training.checkpoints as checkpoints
 from tests_writers import writers
 
 codes = []

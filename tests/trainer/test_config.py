@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from trainer.config import TrainConfig, options, recipe, resolve_vae
 from trainer.errors import UserError
-from trainer.toml_file import from_toml, to_toml
+from trainer.options.config import TrainConfig, options, recipe, resolve_vae
+from trainer.options.toml_file import from_toml, to_toml
 
 PLACES = {"vae": "org/name", "data": "photos", "output": "run"}
 

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer.autoencoder import DECODER_PREFIXES, canonical_sha256
-from trainer.base import load_base
-from trainer.checkpoints import FILES, mark_best, save_checkpoint
 from trainer.convert import main
-from trainer.metadata import weights_metadata
+from trainer.training.checkpoints import FILES, mark_best, save_checkpoint
+from trainer.vae.autoencoder import DECODER_PREFIXES, canonical_sha256
+from trainer.vae.base import load_base
+from trainer.vae.metadata import weights_metadata
 from vae_core.checkpoint import write_safetensors
 from vae_core.files import write_text
 from vae_core.keys import to_ldm

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.crops import random_crop, sample_generator
-from trainer.skips import SkippedPhoto
+from trainer.photos.crops import random_crop, sample_generator
+from trainer.photos.skips import SkippedPhoto
 
 
 def crops(image: Image.Image, resolution: int, count: int, flip: bool = True) -> np.ndarray:

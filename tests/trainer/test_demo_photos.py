@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import demo_photos
-from trainer.demo_photos import DEMO_PHOTOS, CarriedPhoto, demo_files
 from trainer.errors import UserError
+from trainer.photos import demo_photos
+from trainer.photos.demo_photos import DEMO_PHOTOS, CarriedPhoto, demo_files
 
 FACES = {"train": "astronaut.png", "val": "grace_hopper.jpg"}
 
@@ -57,7 +57,7 @@ def test_no_photo_looks_like_one_of_the_other_side():
 
 def test_finding_them_imports_no_package():
     code = (
-        "import sys; from trainer.demo_photos import demo_files; "
+        "import sys; from trainer.photos.demo_photos import demo_files; "
         "demo_files('train'), demo_files('val'); "
         "print({'skimage', 'sklearn', 'matplotlib', 'torch', 'numpy'} & set(sys.modules))"
     )

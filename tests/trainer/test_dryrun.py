@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 
 from tests.conftest import TINY
-from trainer.base import Base, load_base
-from trainer.config import TrainConfig, resolve_vae
-from trainer.disk import check_disk, checkpoint_bytes, disk_free, disk_needed, size
-from trainer.dryrun import dry_run, start_text
 from trainer.errors import UserError
-from trainer.memory import planned_model
-from trainer.optimizer import make_optimizer
-from trainer.perceptual import Perceptual, encoder_features
-from trainer.run import Photos
-from trainer.skips import Skip
-from trainer.sources import open_photos
+from trainer.judge.perceptual import Perceptual, encoder_features
+from trainer.options.config import TrainConfig, resolve_vae
+from trainer.photos.skips import Skip
+from trainer.photos.sources import open_photos
+from trainer.training.disk import check_disk, checkpoint_bytes, disk_free, disk_needed, size
+from trainer.training.dryrun import dry_run, start_text
+from trainer.training.memory import planned_model
+from trainer.training.optimizer import make_optimizer
+from trainer.training.run import Photos
+from trainer.vae.base import Base, load_base
 
 CPU = torch.device("cpu")
 

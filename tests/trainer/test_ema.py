@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.ema import Ema
+from trainer.training.ema import Ema
 
 
 def parameters(value: float) -> dict[str, nn.Parameter]:

@@ -13,7 +13,7 @@ from skimage import data
 from skimage.metrics import structural_similarity
 
 from trainer.errors import UserError
-from trainer.evaluation import (
+from trainer.judge.evaluation import (
     multiple_for,
     reconstruct,
     score_photos,
@@ -21,13 +21,13 @@ from trainer.evaluation import (
     summarise,
     view,
 )
-from trainer.perceptual import encoder_features, load_perceptual
-from trainer.photo_set import PhotoSet
-from trainer.pictures import open_pictures, with_model
-from trainer.regions import RegionScore
-from trainer.scores import PhotoScore, compare
-from trainer.skips import SkippedPhoto
-from trainer.sources import open_photos
+from trainer.judge.perceptual import encoder_features, load_perceptual
+from trainer.judge.pictures import open_pictures, with_model
+from trainer.judge.regions import RegionScore
+from trainer.judge.scores import PhotoScore, compare
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.skips import SkippedPhoto
+from trainer.photos.sources import open_photos
 
 NAN, INF = float("nan"), float("inf")
 

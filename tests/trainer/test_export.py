@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer import export, forms
-from trainer.autoencoder import DECODER_PREFIXES, build, decode, encode
-from trainer.base import Base, load_base
 from trainer.errors import UserError
-from trainer.export import Exported, export_run
-from trainer.swap import recover, replace_folder
+from trainer.vae import export, forms
+from trainer.vae.autoencoder import DECODER_PREFIXES, build, decode, encode
+from trainer.vae.base import Base, load_base
+from trainer.vae.export import Exported, export_run
+from trainer.vae.swap import recover, replace_folder
 
 CONFIGS = {
     "kl": {
@@ -353,7 +353,7 @@ def test_a_folder_takes_the_place_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: str
 ) -> None:
     if exchange == "none":
-        monkeypatch.setattr("trainer.swap._exchange", lambda one, other: False)
+        monkeypatch.setattr("trainer.vae.swap._exchange", lambda one, other: False)
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "which").write_text(name)
@@ -365,7 +365,7 @@ def test_a_folder_takes_the_place_of_another(
 def test_without_exchange_a_failure_or_a_crash_in_between_brings_the_old_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.swap._exchange", lambda one, other: False)
+    monkeypatch.setattr("trainer.vae.swap._exchange", lambda one, other: False)
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "which").write_text(name)

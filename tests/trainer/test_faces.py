@@ -12,8 +12,8 @@ from skimage import data
 from trainer import faces
 from trainer.errors import UserError
 from trainer.faces import FaceFinder, Found, detector_weights, merge, shared_part, with_faces
-from trainer.photo_set import PhotoSet
-from trainer.sources import open_photos
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sources import open_photos
 
 HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 FACE = (180, 118, 172, 212)  # seen by eye

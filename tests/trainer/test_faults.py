@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.checkpoints import all_checkpoints, fault
-from trainer.losses import TrainStep
+from trainer.training.checkpoints import all_checkpoints, fault
+from trainer.training.losses import TrainStep
 
 FIRST = 3  # the forward pass at which things go wrong
 
@@ -84,9 +84,7 @@ def test_a_diverging_run_keeps_its_good_checkpoints(train, tmp_path, capsys):
         assert all(torch.isfinite(t).all() for t in load_file(path).values()), path
 
 
-def test_a_full_disk_ends_in_a_sentence_and_the_old_checkpoint_stands(
-    train, tmp_path, capsys
-):
+def test_a_full_disk_ends_in_a_sentence_and_the_old_checkpoint_stands(train, tmp_path, capsys):
     assert train(tmp_path / "run", "--max-steps", 2) == 0
     old, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))

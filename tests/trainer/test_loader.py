@@ -18,17 +18,17 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.batches import Batch, Draws, Slots
-from trainer.crops import random_crop, sample_generator
 from trainer.errors import UserError
-from trainer.loader import data_loader, training_batches
-from trainer.memory_source import MemorySource
-from trainer.photo_set import PhotoSet
-from trainer.photos import decode_photo
-from trainer.scan import scan
-from trainer.sources import open_photos
-from trainer.split import hold_out
-from trainer.streaming import PhotoStream, StreamedBatches
+from trainer.photos.batches import Batch, Draws, Slots
+from trainer.photos.crops import random_crop, sample_generator
+from trainer.photos.decoding import decode_photo
+from trainer.photos.loader import data_loader, training_batches
+from trainer.photos.memory_source import MemorySource
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.scan import scan
+from trainer.photos.sources import open_photos
+from trainer.photos.split import hold_out
+from trainer.photos.streaming import PhotoStream, StreamedBatches
 
 R = 8
 # What the system has for starting processes at once; spawned ones import torch for seconds.

@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer.lora import add_adapters, merged_state
+from trainer.vae.lora import add_adapters, merged_state
 
 NAMES = ("lora_A", "lora_B")
 

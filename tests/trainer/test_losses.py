@@ -9,8 +9,14 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from trainer.losses import REC_LOSSES, TrainStep, bernoulli_nats, describe_reductions, pixel_loss
-from trainer.perceptual import Perceptual, encoder_features, load_perceptual
+from trainer.judge.perceptual import Perceptual, encoder_features, load_perceptual
+from trainer.training.losses import (
+    REC_LOSSES,
+    TrainStep,
+    bernoulli_nats,
+    describe_reductions,
+    pixel_loss,
+)
 from vae_core.checkpoint import write_safetensors
 from vae_core.lpips_weights import weight_shapes
 

@@ -11,12 +11,12 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from tests.conftest import TINY
-from trainer.config import TrainConfig
-from trainer.live_bytes import LiveBytes
-from trainer.losses import TrainStep
-from trainer.memory import Memory, expected_memory, optimizer_bytes, planned_model
-from trainer.perceptual import Perceptual, encoder_features
-from trainer.run import choose_trained
+from trainer.judge.perceptual import Perceptual, encoder_features
+from trainer.options.config import TrainConfig
+from trainer.training.live_bytes import LiveBytes
+from trainer.training.losses import TrainStep
+from trainer.training.memory import Memory, expected_memory, optimizer_bytes, planned_model
+from trainer.training.run import choose_trained
 
 SD = {
     "_class_name": "AutoencoderKL",

@@ -2,7 +2,7 @@
 
 import json
 
-from trainer.metrics_log import MetricsLog
+from trainer.training.metrics_log import MetricsLog
 
 
 def test_what_json_cannot_say_becomes_null(tmp_path):

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import options
 from trainer.errors import UserError
-from trainer.options import PRESETS, options_page, parse_command_line
-from trainer.toml_file import from_toml, to_toml
+from trainer.options.__main__ import options_page
+from trainer.options.command_line import PRESETS, parse_command_line
+from trainer.options.config import options
+from trainer.options.toml_file import from_toml, to_toml
 
 ROOT = Path(__file__).parents[2]
 PLACES = ["--vae", "org/name", "--data", "photos", "--output", "run"]

@@ -10,9 +10,10 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from trainer import perceptual, weights
+from trainer import weights
 from trainer.errors import UserError
-from trainer.perceptual import load_perceptual
+from trainer.judge import perceptual
+from trainer.judge.perceptual import load_perceptual
 from vae_core import lpips as lpips_math
 from vae_core.checkpoint import write_safetensors
 from vae_core.lpips_weights import weight_shapes

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from trainer.names import printable, spreadsheet_cell
-from trainer.photos import decode_photo, probe_photo
-from trainer.skips import SkippedPhoto
+from trainer.photos.decoding import decode_photo, probe_photo
+from trainer.photos.skips import SkippedPhoto
 
 # pytest undoes the filter that the product sets; test_no_noise_on_the_terminal sees to that one.
 pytestmark = [
@@ -385,7 +385,7 @@ def test_no_noise_on_the_terminal(tmp_path: Path) -> None:
     big.write_bytes(png_with(b"", 9_500, 10_000))  # Pillow warns from 89 MP on
     junk.write_bytes(encoded(PIXELS, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"))
     script = (
-        "import sys; from pathlib import Path; from trainer.photos import *\n"
+        "import sys; from pathlib import Path; from trainer.photos.decoding import *\n"
         "for name in sys.argv[1:]:\n"
         "    try: decode_photo(Path(name).read_bytes())\n"
         "    except SkippedPhoto as skip: print(skip.reason)"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.checkpoints import all_checkpoints, fault
+from trainer.training.checkpoints import all_checkpoints, fault
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = ROOT / "trainer" / "finetune_decoder.py"
@@ -22,7 +22,10 @@ BIN = Path(sys.executable).parent
 STARTS = {
     "python": ([sys.executable, ENTRY], None),
     "accelerate launch from another folder": ([BIN / "accelerate", "launch", ENTRY], "elsewhere"),
-    "accelerate launch -m": ([BIN / "accelerate", "launch", "-m", "trainer.finetune_decoder"], ROOT),
+    "accelerate launch -m": (
+        [BIN / "accelerate", "launch", "-m", "trainer.finetune_decoder"],
+        ROOT,
+    ),
     "torchrun": ([BIN / "torchrun", "--nproc_per_node", "1", ENTRY], None),
 }
 
@@ -95,11 +98,12 @@ def test_two_processes_are_one_with_the_joined_batch(train, tiny_base, photo_fol
 
 RANKS = """
 import sys, torch
-from trainer import session
+from trainer.training import session
 from trainer.finetune_decoder import main
 real = session.finish
 def finish(run, meter):
-    torch.save({n: p.detach() for n, p in run.trained().items()}, sys.argv[1] + f"/rank{run.accelerator.process_index}.pt")
+    weights = {name: p.detach() for name, p in run.trained().items()}
+    torch.save(weights, sys.argv[1] + f"/rank{run.accelerator.process_index}.pt")
     return real(run, meter)
 session.finish = finish
 sys.exit(main(sys.argv[2:]))
@@ -145,7 +149,9 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(tiny_base, photo_folder, tmp_path):
     flags = ("--max-steps", 3000)
-    process = start([sys.executable, ENTRY, *options(tiny_base, photo_folder, tmp_path / "run", *flags)])
+    process = start(
+        [sys.executable, ENTRY, *options(tiny_base, photo_folder, tmp_path / "run", *flags)]
+    )
     wait_for_step(tmp_path / "run", 2, process)
     os.kill(process.pid, signal.SIGSTOP)  # so that both signals wait when it goes on
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -203,7 +209,9 @@ def test_random_kills_never_cost_a_checkpoint(train, tiny_base, photo_folder, tm
         time.sleep(chance.random() * 0.4)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        assert [fault(f) for f in all_checkpoints(run / "checkpoints")].count(None) >= 1 or before == 0
+        assert [fault(f) for f in all_checkpoints(run / "checkpoints")].count(
+            None
+        ) >= 1 or before == 0
     process = start([*command, "--resume"])
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

@@ -9,7 +9,7 @@ from skimage import data
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from trainer.regions import (
+from trainer.judge.regions import (
     PATCH,
     Measure,
     box_mask,

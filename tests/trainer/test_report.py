@@ -14,19 +14,19 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from trainer.escape import Markup, element, json_text, markdown
-from trainer.figures import labels, place_name, private
-from trainer.page_photos import photo_rows
-from trainer.perceptual import Perceptual
-from trainer.pictures import MOST_SHOWN, Picture, open_pictures
-from trainer.plots import Line, line_chart, nice_step, smooth, thin
-from trainer.regions import RegionScore
-from trainer.report import page, write_report
-from trainer.report_data import build_report
-from trainer.scores import PhotoScore
-from trainer.sources import open_photos
-from trainer.table import print_table
-from trainer.verdict import verdict
+from trainer.judge.perceptual import Perceptual
+from trainer.judge.pictures import MOST_SHOWN, Picture, open_pictures
+from trainer.judge.regions import RegionScore
+from trainer.judge.scores import PhotoScore
+from trainer.photos.sources import open_photos
+from trainer.report.escape import Markup, element, json_text, markdown
+from trainer.report.figures import labels, place_name, private
+from trainer.report.page_photos import photo_rows
+from trainer.report.pages import page, write_report
+from trainer.report.plots import Line, line_chart, nice_step, smooth, thin
+from trainer.report.report_data import build_report
+from trainer.report.table import print_table
+from trainer.report.verdict import verdict
 
 PAYLOAD = "</script><img src=x onerror=1>"
 NAN = float("nan")

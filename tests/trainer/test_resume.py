@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.checkpoints import all_checkpoints, step_of
+from trainer.training.checkpoints import all_checkpoints, step_of
 from vae_core.files import sha256_file, write_json
 
 EVERY_STEP = ("--checkpoint-every", 1, "--keep-checkpoints", 20)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import UserError
-from trainer.run_folder import RunFolder
+from trainer.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
 HOLDING = """
 import sys, time
 from pathlib import Path
-from trainer.run_folder import RunFolder
+from trainer.training.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])).claimed(False):
     print("held", flush=True)
     time.sleep(60)

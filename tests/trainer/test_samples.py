@@ -8,11 +8,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from skimage import data
 
-from trainer.photo_set import Photo
-from trainer.pictures import Picture, choose, choose_telling, open_pictures, with_model
-from trainer.samples import CELL, GAP, HEAD, PAPER, difference, sample_sheet, save_sheet
-from trainer.scores import PhotoScore
-from trainer.sources import open_photos
+from trainer.judge.pictures import Picture, choose, choose_telling, open_pictures, with_model
+from trainer.judge.samples import CELL, GAP, HEAD, PAPER, difference, sample_sheet, save_sheet
+from trainer.judge.scores import PhotoScore
+from trainer.photos.photo_set import Photo
+from trainer.photos.sources import open_photos
 
 
 def picture(name: str = "cat.png", **fields: object) -> Picture:

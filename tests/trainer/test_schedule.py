@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from trainer.config import TrainConfig
-from trainer.schedule import learning_rate, progress, seconds_left
+from trainer.options.config import TrainConfig
+from trainer.training.schedule import learning_rate, progress, seconds_left
 
 
 def config(**options) -> TrainConfig:

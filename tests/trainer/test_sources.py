@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from trainer.boxes import read_boxes
 from trainer.errors import UserError
-from trainer.photo_set import PhotoSet
-from trainer.skips import SkippedPhoto
-from trainer.sources import open_photos
-from trainer.streaming import records_of
-from trainer.table_source import open_hub
+from trainer.photos.boxes import read_boxes
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.skips import SkippedPhoto
+from trainer.photos.sources import open_photos
+from trainer.photos.streaming import records_of
+from trainer.photos.table_source import open_hub
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs pipes, links and any byte in names")
 

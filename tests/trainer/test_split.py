@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from trainer.errors import UserError
-from trainer.memory_source import MemorySource
-from trainer.photo_set import PhotoSet
-from trainer.scan import scan
-from trainer.split import hold_out
+from trainer.photos.memory_source import MemorySource
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.scan import scan
+from trainer.photos.split import hold_out
 
 
 def photos_of(seeds: list[int]) -> PhotoSet:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.toml_file import from_toml
+from trainer.options.toml_file import from_toml
 
 
 def losses(run: Path) -> list[float]:
@@ -107,5 +107,6 @@ def test_every_pixel_loss_trains(train, tmp_path, loss):
 def test_the_average_counts_real_steps_only(train, tmp_path):
     flags = ("--max-steps", 3, "--gradient-accumulation-steps", 2)
     assert train(tmp_path / "run", *flags, "--ema-decay", 0.9) == 0
-    state = json.loads((tmp_path / "run" / "checkpoints" / "step_000003" / "state.json").read_text())
+    folder = tmp_path / "run" / "checkpoints" / "step_000003"
+    state = json.loads((folder / "state.json").read_text())
     assert state["ema_updates"] == 3 and state["run"]["position"] == 12

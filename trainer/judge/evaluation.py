@@ -1,0 +1,195 @@
+"""Score how a VAE reconstructs whole photos: PSNR, SSIM, LPIPS, colour, sharpness, regions.
+
+Every photo goes alone (sizes differ) through the posterior's mode, in float32; the prediction is
+clamped and rounded to 8 bits before anything is measured, as that is what is saved.
+Shapes: `x` prediction and `y` photo are [1, C, H, W] in [0, 1]; C is 3, or 1 for a VAE of grey.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from trainer.errors import UserError
+from trainer.judge.perceptual import Perceptual
+from trainer.judge.regions import PATCH, Measure, score_regions
+from trainer.judge.scores import PhotoScore, summarise
+from trainer.photos.boxes import Box
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.skips import SkippedPhoto
+from trainer.vae.autoencoder import decode, encode, image_channels, ratio
+from vae_core.images import centre_crop_box, from_bytes, to_unit
+from vae_core.metrics import WINDOW, channel_mean_error, psnr, ssim_map
+
+__all__ = ["PhotoScore", "reconstruct", "score_pair", "score_photos", "summarise", "view"]
+
+MULTIPLE = 8  # sides are cropped to multiples of this, or of the VAE's ratio where that is larger
+LEAST_IN_VIEW = 0.5  # a face of which less than this part is left by the crop is not counted
+
+
+# Seeing
+
+
+def view(
+    image: Image.Image, faces: Sequence[Box] | None, eval_resolution: int, multiple: int
+) -> tuple[np.ndarray, list[Box] | None]:
+    """Return what is evaluated of an RGB photo: uint8 [H, W, 3], and its faces there.
+
+    The photo is reduced (never enlarged), antialiased, to `eval_resolution` on the short side and
+    cropped around its centre to multiples of `multiple`. Raises SkippedPhoto if nothing is left.
+    """
+    scale = min(1.0, eval_resolution / min(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    if min(width, height) < multiple:
+        raise SkippedPhoto("too small", f"{width} x {height} px, at least {multiple} px a side")
+    top, left, height, width = centre_crop_box(height, width, multiple)
+    cut = image.crop((left, top, left + width, top + height))
+    return np.array(cut), None if faces is None else _moved(faces, scale, left, top, cut.size)
+
+
+def _moved(
+    faces: Sequence[Box], scale: float, left: int, top: int, size: tuple[int, int]
+) -> list[Box]:
+    """Carry boxes from the photo into the view, and drop those that are mostly cropped away."""
+    moved = [(x * scale - left, y * scale - top, w * scale, h * scale) for x, y, w, h in faces]
+    clipped = [clip(box, *size) for box in moved]
+    return [box for box in clipped if box is not None]
+
+
+def clip(box: Box, width: int, height: int) -> Box | None:
+    """Clip a box to the view; None if too little of it is left, or nothing of a pixel's size."""
+    x, y, w, h = box
+    right, bottom = min(x + w, width), min(y + h, height)
+    x, y = max(x, 0.0), max(y, 0.0)
+    kept_w, kept_h = right - x, bottom - y
+    if min(kept_w, kept_h) < 1 or kept_w * kept_h < LEAST_IN_VIEW * w * h:
+        return None
+    return x, y, kept_w, kept_h
+
+
+def multiple_for(vae: nn.Module) -> int:
+    """Return what the sides of an evaluated photo are multiples of."""
+    return math.lcm(MULTIPLE, ratio(vae))
+
+
+@torch.inference_mode()
+def reconstruct(vae: nn.Module, photo: np.ndarray, device: torch.device | str) -> Tensor:
+    """Encode and decode uint8 [H, W, 3] by the posterior's mode -> [1, C, H, W] of 8-bit values."""
+    pixels = as_pixels(vae, photo).to(device)
+    return to_unit(decode(vae, encode(vae, pixels).mean))
+
+
+def as_pixels(vae: nn.Module, photo: np.ndarray) -> Tensor:
+    """Convert uint8 [H, W, 3] to what a VAE takes: [1, C, H, W] in [-1, 1], grey if C is 1."""
+    channels = image_channels(vae)
+    if channels == 1:  # the luma of ITU-R BT.601, as Pillow converts
+        photo = np.array(Image.fromarray(photo).convert("L"))[..., None]
+    elif channels != 3:
+        raise UserError(
+            f"expected a VAE of pictures with 3 channels (or 1, grey), but this one has {channels}"
+        )
+    return from_bytes(torch.from_numpy(photo)[None])
+
+
+# Scoring
+
+
+def score_photos(
+    vae: nn.Module,
+    photos: PhotoSet,
+    perceptual: Perceptual | None,
+    *,
+    device: torch.device | str,
+    eval_resolution: int,
+    multiple: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[], object] | None = None,
+) -> list[PhotoScore]:
+    """Score every `world`-th photo from `rank` on; the lists of all ranks together are the set's.
+
+    A photo that cannot be read is returned with its reason. `multiple` is what sides are cropped
+    to multiples of, if not `multiple_for(vae)`. `progress` is called after each photo; when
+    `should_stop` says so, what was scored until then is returned.
+    """
+    scores = []
+    multiple = multiple or multiple_for(vae)
+    for i in range(rank, len(photos.photos), world):
+        if should_stop():
+            break
+        scores.append(_score_photo(vae, photos, i, perceptual, device, eval_resolution, multiple))
+        if progress:
+            progress()
+    return scores
+
+
+def _score_photo(
+    vae: nn.Module,
+    photos: PhotoSet,
+    i: int,
+    perceptual: Perceptual | None,
+    device: torch.device | str,
+    eval_resolution: int,
+    multiple: int,
+) -> PhotoScore:
+    photo = photos.photos[i]
+    try:
+        seen, faces = view(photos.image(i), photo.faces, eval_resolution, multiple)
+    except SkippedPhoto as error:
+        return PhotoScore(photo.id, photo.name, skipped=error.reason)
+    x = reconstruct(vae, seen, device)
+    y = to_unit(as_pixels(vae, seen)).to(x.device)
+    return score_pair(x, y, faces, perceptual, photo.id, photo.name)
+
+
+@torch.inference_mode()
+def score_pair(
+    x: Tensor,
+    y: Tensor,
+    faces: Sequence[Box] | None,
+    perceptual: Perceptual | None,
+    id: str,
+    name: str,
+) -> PhotoScore:
+    """Measure one prediction against its photo, both [1, C, H, W] of 8-bit values in [0, 1]."""
+    height, width = y.shape[-2:]
+    similarity = ssim_map(x, y) if min(height, width) >= WINDOW else None
+    measure = measure_for(perceptual, min(height, width))
+    distance = {measure.figure: float(measure.distance(x * 2 - 1, y * 2 - 1))} if measure else {}
+    return PhotoScore(
+        id=id,
+        name=name,
+        width=width,
+        height=height,
+        psnr=float(psnr(x, y)),
+        ssim=None if similarity is None else float(similarity.mean()),
+        **distance,
+        channel_error=tuple(channel_mean_error(x, y)[0].tolist()),
+        sharpness=sharpness(x, y),
+        faces=None if faces is None else len(faces),
+        regions=score_regions(x, y, similarity, faces or (), measure_for(perceptual, PATCH)),
+    )
+
+
+def measure_for(perceptual: Perceptual | None, side: int) -> Measure | None:
+    """Return the perceptual distance and its figure's name, if images of this side allow it."""
+    if perceptual is None or side < perceptual.smallest_side:
+        return None
+    return Measure("lpips" if perceptual.is_lpips else "encoder_distance", perceptual.distance)
+
+
+def sharpness(x: Tensor, y: Tensor) -> float | None:
+    """Gradient energy of the prediction over that of the photo: below 1 softer, above 1 harder.
+
+    Energy is the mean square of the differences between neighbours; None for a flat photo.
+    """
+    energy_x, energy_y = (
+        sum(float(image.diff(dim=dim).square().mean()) for dim in (-1, -2)) for image in (x, y)
+    )
+    return energy_x / energy_y if energy_y > 0 else None

@@ -1,0 +1,127 @@
+"""Score parts of a photo: faces by their size, and the background.
+
+Shapes: `x` prediction and `y` photo are [1, 3, H, W] in [0, 1]; a mask is [H, W] of bool.
+Boxes are (x, y, width, height) in pixels of what is scored.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from trainer.photos.boxes import Box
+from vae_core.metrics import psnr_from_mse
+
+SMALL_BELOW, MEDIUM_BELOW = 64, 160  # heights of a face, in pixels of the evaluated photo
+FACES, BACKGROUND = "faces", "background"
+SIZES = ("faces_small", "faces_medium", "faces_large")
+REGIONS = (FACES, *SIZES, BACKGROUND)
+PATCH = 128  # side of the square that a face is resampled to for the perceptual distance
+MARGIN = 1.25  # the square around a face, in sides of its box
+
+
+class Measure(NamedTuple):
+    """A perceptual distance, [B, 3, H, W] twice in [-1, 1] -> [B], and the figure it gives."""
+
+    figure: str  # "lpips" or "encoder_distance"
+    distance: Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class RegionScore:
+    """The figures of one region in one photo; None where one cannot be had."""
+
+    faces: int
+    psnr: float
+    ssim: float | None
+    lpips: float | None = None
+    encoder_distance: float | None = None
+
+
+def size_class(box: Box) -> str:
+    """Name the region that a face of this height belongs to."""
+    height = box[3]
+    return SIZES[(height >= SMALL_BELOW) + (height >= MEDIUM_BELOW)]
+
+
+def box_mask(boxes: Iterable[Box], height: int, width: int) -> Tensor:
+    """Mark the pixels inside any of the boxes: [H, W] of bool, edges rounded."""
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    for left, top, w, h in boxes:
+        right, bottom = round(left + w), round(top + h)
+        mask[max(0, round(top)) : max(0, bottom), max(0, round(left)) : max(0, right)] = True
+    return mask
+
+
+def masked_psnr(x: Tensor, y: Tensor, mask: Tensor) -> float:
+    """PSNR in dB over the pooled pixels of a mask [H, W] (infinite where all are equal)."""
+    error = (x - y).square()[0, :, mask.to(x.device)]
+    return float(psnr_from_mse(error.cpu().double().mean()))
+
+
+def masked_ssim(ssim_map: Tensor, mask: Tensor) -> float | None:
+    """Mean of an SSIM map [1, H', W'] over a mask [H, W]; None where the map has none of it.
+
+    The map is smaller than the photo by half a window on each side.
+    """
+    height, width = ssim_map.shape[1:]
+    top, left = (mask.shape[0] - height) // 2, (mask.shape[1] - width) // 2
+    inner = mask[top : top + height, left : left + width]
+    return float(ssim_map[0][inner.to(ssim_map.device)].mean()) if inner.any() else None
+
+
+def patch(image: Tensor, box: Box) -> Tensor:
+    """Cut the square around a face, 25 % larger than the box: [1, 3, H, W] -> [1, 3, 128, 128].
+
+    A square, so that nothing is stretched; it is moved into the photo where it stands out.
+    """
+    height, width = image.shape[-2:]
+    x, y, w, h = box
+    side = min(round(max(w, h) * MARGIN), height, width)
+    left = min(max(0, round(x + w / 2 - side / 2)), width - side)
+    top = min(max(0, round(y + h / 2 - side / 2)), height - side)
+    cut = image[..., top : top + side, left : left + side]
+    cut = interpolate(cut, size=(PATCH, PATCH), mode="bicubic", antialias=True)
+    return cut.clamp(0, 1)
+
+
+def face_distances(x: Tensor, y: Tensor, boxes: Sequence[Box], measure: Measure) -> list[float]:
+    """Return the perceptual distance of the square around each face."""
+    # on the CPU, as not every device resamples with antialiasing
+    cut = [torch.cat([patch(image.cpu(), box) for box in boxes]) for image in (x, y)]
+    return measure.distance(*(part.to(x.device) * 2 - 1 for part in cut)).tolist()
+
+
+def score_regions(
+    x: Tensor, y: Tensor, ssim_map: Tensor | None, boxes: Sequence[Box], measure: Measure | None
+) -> dict[str, RegionScore]:
+    """Score the faces together and by size, and the background; what does not occur is absent."""
+    if not boxes:
+        return {}
+    distances = face_distances(x, y, boxes, measure) if measure else []
+    members = {FACES: list(range(len(boxes)))}
+    for name in SIZES:
+        members[name] = [i for i, box in enumerate(boxes) if size_class(box) == name]
+    masks = {
+        name: box_mask([boxes[i] for i in chosen], *x.shape[-2:])
+        for name, chosen in members.items()
+    }
+    masks[BACKGROUND] = ~masks[FACES]
+    members[BACKGROUND] = []  # the perceptual distance is of faces alone
+    return {
+        name: RegionScore(
+            faces=len(members[name]),
+            psnr=masked_psnr(x, y, mask),
+            ssim=None if ssim_map is None else masked_ssim(ssim_map, mask),
+            **_mean_distance(measure, [distances[i] for i in members[name] if measure]),
+        )
+        for name, mask in masks.items()
+        if mask.any()
+    }
+
+
+def _mean_distance(measure: Measure | None, distances: Sequence[float]) -> dict[str, float]:
+    return {measure.figure: sum(distances) / len(distances)} if measure and distances else {}

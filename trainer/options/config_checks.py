@@ -1,0 +1,57 @@
+"""What options must have in common, beyond the limits that each has alone."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from trainer.errors import UserError
+from trainer.options.fields import shown
+
+if TYPE_CHECKING:
+    from trainer.options.config import TrainConfig
+
+
+def check_together(config: TrainConfig) -> None:
+    """Raise UserError where two options of a run contradict each other."""
+    _check_background(config.background)
+    _check_lora(config)
+    _check_warmup(config)
+    _check_loss(config)
+
+
+def _check_background(colour: str) -> None:
+    if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+        raise UserError(
+            f"Expected --background to be a colour such as #ffffff, but got {shown(colour)}: "
+            "write # and six digits from 0 to f."
+        )
+
+
+def _check_lora(config: TrainConfig) -> None:
+    if config.lora_rank and config.trains_encoder:
+        raise UserError(
+            f"Expected --lora-rank {config.lora_rank} together with --trainable decoder, but got "
+            "--trainable all: adapters are made for the decoder alone, so drop one of the two."
+        )
+    if config.lora_alpha is not None and not config.lora_rank:
+        raise UserError(
+            f"Expected --lora-rank together with --lora-alpha {config.lora_alpha:g}, but it is 0: "
+            "give a rank such as --lora-rank 8, or drop --lora-alpha."
+        )
+
+
+def _check_warmup(config: TrainConfig) -> None:
+    if config.warmup_steps > config.max_steps:
+        raise UserError(
+            f"Expected --warmup-steps to be at most --max-steps, {config.max_steps}, but got "
+            f"{config.warmup_steps}: lower it, or train longer."
+        )
+
+
+def _check_loss(config: TrainConfig) -> None:
+    if not (config.rec_weight or config.lpips_weight or config.uses_kl):
+        raise UserError(
+            "Expected a loss that trains something, but --rec-weight and --lpips-weight are both "
+            "0: give one of them a weight above 0."
+        )

@@ -1,0 +1,94 @@
+"""What a batch is, and how one sample of it is made."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainer.photos.crops import random_crop, sample_generator
+from trainer.photos.skips import Skip
+from vae_core.images import from_bytes
+
+LatentShape = tuple[int, int, int]
+
+
+class Batch(NamedTuple):
+    """One micro-batch of b samples.
+
+    pixels: float32 [b, 3, R, R] in [-1, 1]. noise: float32 [b, C, h, w], standard normal.
+    ids: the photos' ids. skipped: photos that could not be read any more and were replaced.
+    """
+
+    pixels: Tensor
+    noise: Tensor
+    ids: list[str]
+    skipped: list[Skip]
+
+
+class NoBatch(NamedTuple):
+    """What comes in a batch's place where none can be made: the photos that failed, or why.
+
+    A result and not an exception, as worker processes hand exceptions on with their traceback
+    inside the message.
+    """
+
+    skipped: list[Skip]
+    why: str = ""
+
+
+class Sample(NamedTuple):
+    """One crop, uint8 [R, R, 3], its noise [C, h, w], and the id of its photo."""
+
+    crop: np.ndarray
+    noise: Tensor
+    photo_id: str
+
+
+class Draws(NamedTuple):
+    """What decides about a sample besides its photo and epoch."""
+
+    seed: int
+    resolution: int
+    latent_shape: LatentShape
+    flip: bool
+
+
+class Slots(NamedTuple):
+    """Which samples of the run's one endless line belong to which micro-batch.
+
+    Micro-batch k of rank r takes batch_size samples from start + (k * world + r) * batch_size on,
+    so 2 processes x 2, 1 process x 4, and 2 x 2 accumulated see the same samples per step.
+    """
+
+    batch_size: int
+    rank: int
+    world: int
+    start: int
+
+    def positions(self, k: int) -> Iterator[int]:
+        """Return the positions in the line that micro-batch k takes."""
+        first = self.start + (k * self.world + self.rank) * self.batch_size
+        return iter(range(first, first + self.batch_size))
+
+
+def make_sample(image: Image.Image, photo_id: str, epoch: int, draws: Draws) -> Sample:
+    """Crop a photo and draw its noise; a function of (seed, epoch, photo) alone.
+
+    Raises SkippedPhoto if the photo is smaller than the resolution.
+    """
+    crop_generator = sample_generator(draws.seed, epoch, photo_id, "crop")
+    crop = random_crop(image, draws.resolution, crop_generator, draws.flip)
+    noise_generator = sample_generator(draws.seed, epoch, photo_id, "noise")
+    return Sample(crop, torch.randn(draws.latent_shape, generator=noise_generator), photo_id)
+
+
+def collate(samples: Sequence[Sample], skipped: list[Skip]) -> Batch:
+    """Join samples to one batch; a photo that failed in two places is named once."""
+    pixels = from_bytes(torch.from_numpy(np.stack([sample.crop for sample in samples])))
+    noise = torch.stack([sample.noise for sample in samples])
+    return Batch(
+        pixels, noise, [sample.photo_id for sample in samples], list(dict.fromkeys(skipped))
+    )

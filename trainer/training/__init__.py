@@ -1,0 +1,1 @@
+"""A run: the step, the loop, checkpoints, stops, and its end."""

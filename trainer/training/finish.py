@@ -1,0 +1,206 @@
+"""The end of a run: last figures, last checkpoint, export, report, model card."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.judge.evaluation import multiple_for, view
+from trainer.judge.pictures import Picture, choose_telling, open_pictures, with_model
+from trainer.options.config import recipe
+from trainer.photos.photo_set import write_skipped
+from trainer.photos.skips import Skip, SkippedPhoto
+from trainer.report.card import loaders, model_card
+from trainer.report.pages import HTML_NAME, write_report
+from trainer.report.report_data import build_report
+from trainer.report.table import print_table
+from trainer.training import saving
+from trainer.training.checkpoints import best_checkpoint
+from trainer.training.distributed import on_main
+from trainer.training.interrupts import Interrupted
+from trainer.training.judging import judge, original, summaries
+from trainer.training.losses import describe_reductions
+from trainer.training.meter import Meter
+from trainer.training.run import Run
+from trainer.vae.autoencoder import from_state
+from trainer.vae.export import Exported, export_run
+from vae_core.files import write_text
+from vae_core.images import from_bytes
+
+SHOWN = {"val": 18, "general": 6}  # photos in the report, by set
+PROBE_SIDE = 256  # pixels; enough to compare decodes, and quick where there is no GPU
+
+
+def finish(run: Run, meter: Meter) -> None:
+    """Measure what was reached, save it, export it, and say so."""
+    if run.state.evaluated_step != run.state.step or not run.scores:
+        judge(run, meter)
+    saving.save(run)
+    if run.interrupts.agreed(run.accelerator):
+        raise Interrupted(run.interrupts.signal)
+    on_main(run.accelerator, lambda: _write_results(run))
+
+
+def _write_results(run: Run) -> None:
+    tuned = from_state(run.base.architecture, saving.averaged_state(run))
+    config = asdict(run.config)
+    report = build_report(
+        {"base": run.base_scores, "tuned": run.scores},
+        run.perceptual,
+        eval_resolution=run.config.eval_resolution,
+        facts=_facts(run),
+    )
+    exported = export_run(
+        tuned,
+        run.base,
+        run.folder.export,
+        run.config.export_dtype,
+        _probe(run),
+        recipe(run.config),
+        {"base": summaries(run.base_scores), "tuned": summaries(run.scores)},
+        run.config.trainable,
+    )
+    report["export"] = _checked(exported)
+    write_report(run.folder.path, report, run.log.read(), _pictures(run, tuned), config)
+    write_text(run.folder.path / "README.md", model_card(report, config))
+    _write_skipped(run)
+    print(_closing_words(run, report, exported))
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    hub_id = run.config.vae if run.base.revision else None
+    sets = {"train": run.photos.train, "val": run.photos.val, "general": run.photos.general}
+    return {
+        "base": {
+            "name": run.base.name,
+            "hub_id": hub_id,
+            "revision": run.base.revision,
+            "family": run.base.family,
+            "sha256": run.base.sha256,
+            "architecture": run.base.architecture,
+        },
+        "run": {
+            "steps": run.state.step,
+            "images": run.state.position,
+            "seconds": round(run.state.elapsed, 1),
+            "trained": run.config.trainable,
+            "skipped_steps": run.state.skipped,
+            "loss": _loss_in_words(run),
+        },
+        "data": {name: _counted(photos) for name, photos in sets.items() if photos is not None},
+    }
+
+
+def _counted(photos: Any) -> dict[str, Any]:
+    counts: dict[str, int] = {}
+    for skip in photos.skipped:
+        counts[skip.reason] = counts.get(skip.reason, 0) + 1
+    return {"photos": len(photos.photos), "skipped": counts}
+
+
+def _loss_in_words(run: Run) -> list[str]:
+    config = run.config
+    return describe_reductions(
+        config.rec_loss,
+        config.rec_weight,
+        config.lpips_weight,
+        config.kl_weight,
+        config.trains_encoder,
+        run.perceptual.name if run.perceptual else "lpips",
+        run.base.architecture["_class_name"] == "AutoencoderKL",
+    ).splitlines()
+
+
+def _checked(exported: Exported) -> dict[str, Any]:
+    """Say what the check of the files found."""
+    return {
+        "tensors": exported.tensors,
+        "parameters": exported.parameters,
+        "decode_difference": exported.decode_difference,
+        "fp16": exported.fp16._asdict(),
+    }
+
+
+def _probe(run: Run) -> Tensor:
+    """Take a held-out photo to decode by model and files: [1, 3, H, W] in [-1, 1]."""
+    multiple = multiple_for(run.reference)
+    side = min(PROBE_SIDE, run.config.eval_resolution)
+    for index in range(len(run.photos.val)):
+        try:
+            seen, _ = view(run.photos.val.image(index), None, side, multiple)
+            return from_bytes(torch.from_numpy(seen)[None])
+        except SkippedPhoto:
+            continue
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, 3, 4 * multiple, 4 * multiple, generator=generator) * 2 - 1
+
+
+def _pictures(run: Run, tuned: torch.nn.Module) -> list[Picture]:
+    """Reconstruct the photos that tell most, by base and by tuned."""
+    sets = {"val": run.photos.val, "general": run.photos.general}
+    pictures: list[Picture] = []
+    with original(run) as base:
+        for group, photos in sets.items():
+            if photos is None or not run.config.sample_photos:
+                continue
+            ids = choose_telling(run.base_scores[group], run.scores[group], SHOWN[group])
+            multiple, side = multiple_for(base), run.config.eval_resolution
+            opened = open_pictures(photos, ids, side, multiple, group)
+            pictures += with_model(opened, "base", base, run.accelerator.device)
+        tuned = tuned.to(run.accelerator.device)
+        return with_model(pictures, "tuned", tuned, run.accelerator.device)
+
+
+def _write_skipped(run: Run) -> None:
+    """Write the list again, with what was met in training: a photo that vanished, say."""
+    met = [Skip(*entry) for entry in run.state.skipped_photos]
+    write_skipped(run.folder.path / "skipped.csv", [*run.photos.skipped, *dict.fromkeys(met)])
+
+
+# Last words
+
+
+def _closing_words(run: Run, report: Mapping[str, Any], exported: Exported) -> str:
+    lines = [
+        "",
+        print_table(report),
+        "",
+        f"report   {run.folder.path / HTML_NAME}",
+        f"file     {exported.single_file}  ({exported.tensors} tensors, read back and compared: "
+        f"largest difference {exported.decode_difference:.1e})",
+        f"folder   {exported.diffusers_folder}",
+        _about_fp16(exported),
+        _about_skipped(run),
+        _about_best(run),
+        "",
+        loaders(run.base.architecture),
+    ]
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _about_fp16(exported: Exported) -> str:
+    probe = exported.fp16
+    fits = "fits" if probe.finite else "does NOT fit"
+    return f"fp16     {fits}: largest activation {probe.largest:.0f} of 65504, in {probe.where}"
+
+
+def _about_skipped(run: Run) -> str | None:
+    if not (run.state.skipped or run.state.skipped_photos):
+        return None
+    return (
+        f"skipped  {run.state.skipped} steps whose loss was not finite, "
+        f"{len(run.state.skipped_photos)} photos in training (skipped.csv)"
+    )
+
+
+def _about_best(run: Run) -> str | None:
+    best = best_checkpoint(run.folder.checkpoints)
+    if best is None or run.state.best_step == run.state.step:
+        return None
+    return (
+        f"best     the held-out loss was lowest at {best.name}, before the end; to take that one: "
+        f"python trainer/convert.py {best} vae.safetensors --layout ldm --dtype "
+        f"{run.config.export_dtype}"
+    )

@@ -1,0 +1,144 @@
+"""Measuring a run: the averaged weights against the base, on the same photos."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from trainer.judge.evaluation import score_photos
+from trainer.judge.samples import save_sheet
+from trainer.judge.scores import PhotoScore, summarise
+from trainer.photos.photo_set import PhotoSet
+from trainer.training.distributed import joined, on_main
+from trainer.training.meter import Meter
+from trainer.training.run import Run
+
+Scores = dict[str, list[PhotoScore]]  # by set: val, general
+
+
+@contextmanager
+def averaged(run: Run) -> Iterator[nn.Module]:
+    """Lend the model with its averaged weights, in evaluation mode."""
+    with run.ema.applied(run.trained()):
+        run.vae.eval()
+        try:
+            yield run.vae
+        finally:
+            run.vae.train()
+
+
+@contextmanager
+def original(run: Run) -> Iterator[nn.Module]:
+    """Lend the base as it was, on the run's device for as long as it is used."""
+    device = run.accelerator.device
+    try:
+        yield run.reference.to(device)
+    finally:
+        run.reference.to("cpu")
+
+
+def score(run: Run, vae: nn.Module, what: str) -> Scores | None:
+    """Score every set, shared out over the processes; None if the run was asked to stop."""
+    sets = {"val": run.photos.val, "general": run.photos.general}
+    scores = {name: _score(run, vae, photos, what) for name, photos in sets.items() if photos}
+    return None if run.interrupts.agreed(run.accelerator) else scores
+
+
+def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoScore]:
+    total = -(-len(photos.photos) // run.accelerator.num_processes)
+    with tqdm(
+        total=total,
+        desc=f"measuring {what}",
+        unit=" photos",
+        leave=False,
+        disable=not run.is_main,
+    ) as bar:
+        mine = score_photos(
+            vae,
+            photos,
+            run.perceptual,
+            device=run.accelerator.device,
+            eval_resolution=run.config.eval_resolution,
+            rank=run.accelerator.process_index,
+            world=run.accelerator.num_processes,
+            should_stop=run.interrupts.requested,
+            progress=lambda: bar.update(),
+        )
+    return sorted(joined(run.accelerator, mine), key=lambda score: score.id)
+
+
+def judge_base(run: Run, meter: Meter) -> bool:
+    """Score the base once; False if the run was asked to stop.
+
+    At step 0 the model that trains is the base, so its figures stand for both.
+    """
+    with original(run) as vae:
+        scores = score(run, vae, "the base")
+    run.base_scores = scores or {}
+    if scores and not run.state.step:
+        run.scores, run.state.evaluated_step = scores, 0
+        meter.log_evaluation(0, {"base": summaries(scores), "tuned": summaries(scores)})
+    return scores is not None
+
+
+def judge(run: Run, meter: Meter) -> bool:
+    """Score the averaged model, log it and draw the sheet; tell whether it is the best so far."""
+    with averaged(run) as vae:
+        scores = score(run, vae, f"step {run.state.step}")
+        if scores is None:
+            return False
+        on_main(run.accelerator, lambda: _draw(run, vae))
+    run.state.evaluated_step = run.state.step
+    run.scores = scores
+    meter.log_evaluation(
+        run.state.step, {"base": summaries(run.base_scores), "tuned": summaries(scores)}
+    )
+    return _remember_best(run, summaries(scores)["val"].get("all", {}))
+
+
+def summaries(scores: Scores) -> dict[str, Any]:
+    """Summarise each set: {"val": {"all": {...}, ...}, "general": {...}}."""
+    return {name: summarise(found) for name, found in scores.items()}
+
+
+def _draw(run: Run, vae: nn.Module) -> None:
+    if not run.config.sample_photos:
+        return
+    with original(run) as base:
+        save_sheet(
+            run.folder.samples / f"step_{run.state.step:06d}.png",
+            base,
+            vae,
+            run.photos.val,
+            count=run.config.sample_photos,
+            device=run.accelerator.device,
+            eval_resolution=run.config.eval_resolution,
+        )
+
+
+def _remember_best(run: Run, found: dict[str, Any]) -> bool:
+    """Compare the held-out photos' loss (weights as in training) with the lowest so far."""
+    loss = held_out_loss(run, found)
+    best = run.state.best_score
+    if loss is None or (best is not None and loss >= best):
+        return False
+    run.state.best_step, run.state.best_score = run.state.step, loss
+    return True
+
+
+def held_out_loss(run: Run, found: dict[str, Any]) -> float | None:
+    """Turn a summary into one number, lower is better; None where a figure is missing.
+
+    The squared error on [-1, 1], from the PSNR, and the perceptual distance, weighted as in the
+    training loss, whichever pixel loss that has.
+    """
+    psnr = found.get("psnr")
+    distance = found.get("encoder_distance") if found.get("lpips") is None else found["lpips"]
+    if psnr is None:
+        return None
+    squared_error = 4 * 10 ** (-psnr / 10)
+    if distance is None or not run.config.lpips_weight:
+        return squared_error
+    return run.config.rec_weight * squared_error + run.config.lpips_weight * distance

@@ -1,0 +1,162 @@
+"""The training loop: steps, with evaluation, checkpoints and stops between them."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from trainer.errors import UserError
+from trainer.photos.batches import Batch
+from trainer.photos.loader import training_batches
+from trainer.training import saving
+from trainer.training.distributed import all_finite, joined, mean_over_processes
+from trainer.training.interrupts import Interrupted
+from trainer.training.judging import judge
+from trainer.training.meter import Meter
+from trainer.training.optimizer import set_learning_rate
+from trainer.training.run import Run
+from trainer.training.schedule import learning_rate, progress
+
+MOST_SKIPPED_IN_A_ROW = 10
+
+Terms = dict[str, Tensor]
+
+
+def train(run: Run, meter: Meter) -> None:
+    """Train until steps or minutes are spent; on a stop, save and raise `Interrupted`."""
+    batches = _batches(run)
+    clock = _Clock(run)
+    in_a_row = 0
+    while progress(run.config, run.state.step, run.state.elapsed) < 1.0:
+        rate = learning_rate(run.config, run.state.step, run.state.elapsed)
+        set_learning_rate(run.optimizer, rate)
+        terms = _step(run, batches)
+        clock.read()
+        in_a_row = 0 if terms else in_a_row + 1
+        if terms:
+            run.state.step += 1
+            run.ema.update(run.trained())
+            _log(run, terms, rate, meter)
+        else:
+            _count_skipped(run, in_a_row)
+        _leave_if_asked(run)
+        if terms:
+            _evaluate_and_save(run, meter)
+        clock.read()
+
+
+class _Clock:
+    """Seconds of training, those before a resume included; one clock for all processes."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._began = time.monotonic() - run.state.elapsed
+
+    def read(self) -> None:
+        """Bring `run.state.elapsed` up to date, on all processes to the same value."""
+        elapsed = time.monotonic() - self._began
+        self._run.state.elapsed = joined(self._run.accelerator, [elapsed])[0]
+
+
+def _batches(run: Run) -> Iterator[Batch]:
+    return iter(
+        training_batches(
+            run.photos.train,
+            resolution=run.config.resolution,
+            batch_size=run.config.batch_size,
+            latent_shape=run.latent_shape(),
+            seed=run.config.seed,
+            rank=run.accelerator.process_index,
+            world=run.accelerator.num_processes,
+            start=run.state.position,
+            workers=run.config.workers,
+            flip=run.config.flip,
+        )
+    )
+
+
+def _step(run: Run, batches: Iterator[Batch]) -> Terms | None:
+    """Compute and apply one optimizer step; None if the loss or its gradient was not finite."""
+    parts = run.config.gradient_accumulation_steps
+    taken = [next(batches) for _ in range(parts)]
+    run.state.position += parts * run.config.batch_size * run.accelerator.num_processes
+    _note_skipped_photos(run, taken)
+    terms = _backward(run, taken)
+    if terms is None or not _apply(run):
+        run.optimizer.zero_grad()
+        return None
+    return terms
+
+
+def _backward(run: Run, batches: list[Batch]) -> Terms | None:
+    """Add up the gradients of the mean loss over some batches; return the mean terms."""
+    total: Terms = {}
+    for index, batch in enumerate(batches):
+        last = index == len(batches) - 1
+        with nullcontext() if last else run.accelerator.no_sync(run.step_module):
+            terms = run.step_module(
+                batch.pixels.to(run.accelerator.device), batch.noise.to(run.accelerator.device)
+            )
+            if not all_finite(run.accelerator, terms["loss"]):
+                return None
+            run.accelerator.backward(terms["loss"] / len(batches))
+        for name, value in terms.items():
+            total[name] = total.get(name, 0.0) + value.detach() / len(batches)
+    return total
+
+
+def _apply(run: Run) -> bool:
+    """Clip and step; False if the gradient was not finite (the scaler sees to fp16 by itself)."""
+    limit = run.config.max_grad_norm or math.inf
+    norm = run.accelerator.clip_grad_norm_(list(run.trained().values()), limit)
+    if run.accelerator.scaler is None and not torch.isfinite(norm):
+        return False
+    run.optimizer.step()
+    stepped = not run.accelerator.optimizer_step_was_skipped
+    run.optimizer.zero_grad()
+    return stepped
+
+
+def _note_skipped_photos(run: Run, batches: list[Batch]) -> None:
+    for batch in batches:
+        fresh = [list(skip) for skip in batch.skipped]
+        run.state.skipped_photos += [s for s in fresh if s not in run.state.skipped_photos]
+
+
+def _count_skipped(run: Run, in_a_row: int) -> None:
+    run.state.skipped += 1
+    if in_a_row >= MOST_SKIPPED_IN_A_ROW:
+        saving.save(run)
+        raise UserError(
+            f"the loss was not finite {in_a_row} times in a row, so the run stopped at step "
+            f"{run.state.step}, saved: lower --learning-rate or use --mixed-precision bf16 or no, "
+            "then go on by --resume"
+        )
+
+
+def _log(run: Run, terms: Terms, rate: float, meter: Meter) -> None:
+    done = progress(run.config, run.state.step, run.state.elapsed) >= 1.0
+    if run.state.step % run.config.log_every and not done:
+        meter.advance(run.state)
+        return
+    means = mean_over_processes(run.accelerator, torch.stack(list(terms.values())))
+    meter.log(run.state, dict(zip(terms, means.tolist(), strict=True)) | {"lr": rate})
+
+
+def _leave_if_asked(run: Run) -> None:
+    if run.interrupts.agreed(run.accelerator):
+        saving.save(run)
+        raise Interrupted(run.interrupts.signal)
+
+
+def _evaluate_and_save(run: Run, meter: Meter) -> None:
+    """Do what is due at this step: an evaluation, a checkpoint, or both at once."""
+    step, config = run.state.step, run.config
+    evaluate = config.eval_every and step % config.eval_every == 0
+    better = judge(run, meter) if evaluate else False
+    _leave_if_asked(run)
+    if better or (config.checkpoint_every and step % config.checkpoint_every == 0):
+        saving.save(run)

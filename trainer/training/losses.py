@@ -1,0 +1,160 @@
+"""What a step minimises: pixel losses, the perceptual distance, KL, and their sum.
+
+B batch, C image or latent channels, H, W pixels, h, w latent cells. Pixels are in [-1, 1] and the
+decoder's output is never clamped here. Everything is reduced in float32, whatever the VAE computes
+in.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from trainer.judge.perceptual import Perceptual
+from trainer.vae.autoencoder import Posterior, decode, encode
+from vae_core.latents import kl_per_item, sample
+
+# Charbonnier, Blanc-Féraud, Aubert, Barlaud (1994): about the error that 8 bits cannot show
+CHARBONNIER_EPSILON = 1e-3
+
+# A quarter of an 8-bit level: nearer to black or white than that, a picture does not change.
+BCE_MARGIN = 1e-3
+
+REC_LOSSES = ("l1", "mse", "charbonnier", "bce")
+
+
+def pixel_loss(kind: str, x: Tensor, y: Tensor) -> Tensor:
+    """Compare pixels: reconstruction x and original y, [B, C, H, W] in [-1, 1] -> [B].
+
+    "l1", "mse" and "charbonnier" (sqrt(d² + ε²), ε = 1e-3) are means over C, H, W. "bce" is a sum
+    over C, H, W in nats: see bernoulli_nats.
+    """
+    x, y = x.float(), y.float()
+    if kind == "l1":
+        return (x - y).abs().flatten(1).mean(1)
+    if kind == "mse":
+        return (x - y).square().flatten(1).mean(1)
+    if kind == "charbonnier":
+        return ((x - y).square() + CHARBONNIER_EPSILON**2).sqrt().flatten(1).mean(1)
+    if kind == "bce":
+        return bernoulli_nats(x, y).flatten(1).sum(1)
+    raise ValueError(f"Expected a pixel loss among {', '.join(REC_LOSSES)}, got {kind!r}.")
+
+
+def bernoulli_nats(x: Tensor, y: Tensor) -> Tensor:
+    """Give -log p(y | x) of Bernoulli pixels in nats, any shape, x and y in [-1, 1].
+
+    The decoder's output keeps its range, so that exported files decode as every loader expects:
+    the probability of white is (x + 1) / 2. Within [0.001, 0.999] this is binary cross entropy.
+    Beyond, a straight line goes on, at least as steep as needed to pull the output back: the
+    logarithm would end there, and a clamp would leave no gradient.
+    """
+    p, target = (x + 1) / 2, (y + 1) / 2
+    inside = p.clamp(BCE_MARGIN, 1 - BCE_MARGIN)
+    # written out: torch's own binary cross entropy is refused under autocast
+    nats = -target * inside.log() - (1 - target) * (1 - inside).log()
+    edge = inside.detach()
+    slope = (target - edge).abs() / (edge * (1 - edge))
+    return nats + slope.clamp(min=1) * (p - edge).abs()
+
+
+class TrainStep(nn.Module):
+    """Encode, sample, decode and score one batch: the module that DDP wraps.
+
+    The perceptual distance's weights are neither parameters nor buffers of it, so that DDP does
+    not broadcast them and state dicts hold the VAE alone.
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        perceptual: Perceptual | None,
+        rec_loss: str,
+        rec_weight: float,
+        lpips_weight: float,
+        kl_weight: float,
+        train_encoder: bool,
+    ) -> None:
+        """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None."""
+        super().__init__()
+        if lpips_weight and perceptual is None:
+            raise ValueError("Expected a perceptual distance for a weight above 0, got none.")
+        self.vae = vae
+        self.perceptual = perceptual
+        self.rec_loss = rec_loss
+        self.rec_weight = rec_weight
+        self.lpips_weight = lpips_weight
+        self.kl_weight = kl_weight
+        self.train_encoder = train_encoder
+
+    def forward(self, pixels: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Score pixels [B, C, H, W] in [-1, 1] with noise [B, C, h, w] from N(0, I) -> scalars.
+
+        "loss" is what to minimise, weighted; the parts stand beside it unweighted: "rec", "lpips"
+        ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "kl" and
+        "kl_per_element" (absent without a posterior). With a frozen encoder KL has no gradient
+        and is left out of the loss.
+        """
+        posterior = self._encode(pixels)
+        parts = self._reconstruction(decode(self.vae, _draw(posterior, noise)).float(), pixels)
+        loss = sum(weight * part for weight, part in parts.values())
+        scalars = {name: part for name, (_, part) in parts.items()}
+        if posterior.logvar is not None:
+            kl = kl_per_item(posterior.mean, posterior.logvar).mean()
+            scalars |= {"kl": kl, "kl_per_element": kl / posterior.mean[0].numel()}
+            if self.train_encoder:
+                loss = loss + self.kl_weight * kl
+        return {"loss": loss} | scalars
+
+    def _encode(self, pixels: Tensor) -> Posterior:
+        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+            return encode(self.vae, pixels)
+
+    def _reconstruction(self, output: Tensor, pixels: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """Score the decoder's output: name -> (weight, mean over the batch)."""
+        rec = pixel_loss(self.rec_loss, output, pixels).mean()
+        parts = {"rec": (self.rec_weight, rec)}
+        if self.lpips_weight:
+            name = "lpips" if self.perceptual.is_lpips else "distance"
+            distance = self.perceptual.distance(output, pixels).mean()
+            parts[name] = (self.lpips_weight, distance)
+        return parts
+
+
+def _draw(posterior: Posterior, noise: Tensor) -> Tensor:
+    """Sample the posterior, in float32; without one (AutoencoderTiny) its mean is the latent."""
+    if posterior.logvar is None:
+        return posterior.mean
+    return sample(posterior.mean.float(), posterior.logvar.float(), noise)
+
+
+def describe_reductions(
+    rec_loss: str,
+    rec_weight: float,
+    lpips_weight: float,
+    kl_weight: float,
+    train_encoder: bool,
+    perceptual_name: str = "lpips",
+    has_posterior: bool = True,
+) -> str:
+    """Say in a line per term how the loss is reduced and weighted: for help, start and report."""
+    over = "summed over C, H, W, in nats," if rec_loss == "bce" else "mean over C, H, W,"
+    lines = [f"rec: {rec_loss}, {over} mean over the batch; weight {rec_weight:g}"]
+    if lpips_weight:
+        lines.append(
+            f"{perceptual_name}: mean over space, float32, mean over the batch; "
+            f"weight {lpips_weight:g}"
+        )
+    else:
+        lines.append("lpips: not in the loss (weight 0)")
+    lines.append(_describe_kl(kl_weight, train_encoder, has_posterior))
+    if rec_loss == "bce" and train_encoder and (rec_weight, kl_weight, lpips_weight) == (1, 1, 0):
+        lines.append("the loss is the negative ELBO in nats per picture")
+    return "\n".join(lines)
+
+
+def _describe_kl(kl_weight: float, train_encoder: bool, has_posterior: bool) -> str:
+    if not has_posterior:
+        return "kl: none, this VAE has no posterior"
+    kl = "kl: summed over C, h, w, mean over the batch"
+    if train_encoder:
+        return f"{kl}; weight {kl_weight:g}"
+    return f"{kl}; reported only: a frozen encoder gives it no gradient"

@@ -1,0 +1,221 @@
+"""How much memory a run is expected to need, by part: counted, not guessed.
+
+The step itself (encode, sample, decode, loss, backward) runs once on fake tensors, which have
+shapes and a device but no data, while each storage is followed from its birth to its end. So the
+count holds for any architecture, precision and loss. It leaves out what no tensor holds: the
+driver's context, the work space of convolution libraries, and fragmentation.
+https://docs.pytorch.org/docs/stable/user_guide/torch_compiler/torch.compiler_fake_tensor.html
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from trainer.judge.perceptual import Perceptual
+from trainer.options.config import TrainConfig
+from trainer.training.live_bytes import LiveBytes
+from trainer.training.losses import TrainStep
+from trainer.training.run import choose_trained
+from trainer.vae.autoencoder import build, decode, encode, image_channels, latent_channels, ratio
+
+FLOAT32 = 4  # bytes
+EIGHT_BIT_FROM = 4096  # elements; bitsandbytes keeps the state of smaller tensors in float32
+EIGHT_BIT_BLOCK = 256  # elements that share one float32 scale in bitsandbytes' state
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+BASE = "base for comparison"
+LONG_SIDE = 1.5  # of a photo that is measured, for a short side of 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes a process is expected to need on its device, by part.
+
+    `lasting` stays for the whole run, `step` comes with each training step, and `evaluation`
+    comes instead of it while a photo of 3:2 is measured.
+    """
+
+    lasting: dict[str, int]
+    step: dict[str, int]
+    evaluation: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """The most at any time, in bytes."""
+        most = max(sum(self.step.values()), sum(self.evaluation.values()))
+        return sum(self.lasting.values()) + most
+
+
+def expected_memory(
+    config: TrainConfig,
+    architecture: dict[str, Any],
+    perceptual: Perceptual | None,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+) -> Memory:
+    """Count the memory of a run for one of `world` processes; allocates next to nothing itself."""
+    device = torch.device(device)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        vae = planned_model(config, architecture)
+        _make_fake(vae, device)
+        step = _count_step(config, vae, perceptual, device)
+        measuring = _count_measuring(config, vae, perceptual, device)
+    lasting = _lasting(config, vae, world) | {"perceptual weights": step.perceptual_weights}
+    evaluation = {
+        "averaged weights in place": _trained_bytes(vae),
+        BASE: _bytes(vae.state_dict().values()),
+        "activations": measuring,
+    }
+    if device.type == "cpu":  # elsewhere the base comes to the device for evaluation alone
+        lasting[BASE] = evaluation.pop(BASE)
+    return Memory(_some(lasting), _some(step.parts()), _some(evaluation))
+
+
+def _some(parts: dict[str, int]) -> dict[str, int]:
+    return {name: size for name, size in parts.items() if size}
+
+
+def planned_model(config: TrainConfig, architecture: dict[str, Any]) -> nn.Module:
+    """Build a model as the run will have it, frozen and adapted, on the meta device: no data."""
+    with torch.device("meta"):
+        vae = build(architecture).train()
+        choose_trained(vae, config)
+    if config.activation_memory == "checkpoint":
+        vae.enable_gradient_checkpointing()
+    return vae
+
+
+def _make_fake(vae: nn.Module, device: torch.device) -> None:
+    """Give a model fake weights on `device`, with a place for their gradients."""
+    for module in vae.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fake = torch.empty_like(parameter, device=device)
+            setattr(module, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
+            if parameter.requires_grad:  # else gradients would be counted with what comes and goes
+                getattr(module, name).grad = torch.empty_like(fake)
+
+
+# What lasts
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _trained_bytes(vae: nn.Module) -> int:
+    return _bytes(parameter for parameter in vae.parameters() if parameter.requires_grad)
+
+
+def optimizer_bytes(config: TrainConfig, vae: nn.Module) -> int:
+    """Add up the two moments that AdamW keeps per trained weight, in float32 or in 8 bits."""
+    sizes = [parameter.numel() for parameter in vae.parameters() if parameter.requires_grad]
+    if config.optimizer == "adamw":
+        return sum(2 * FLOAT32 * size for size in sizes)
+    return sum(2 * _eight_bit_bytes(size) for size in sizes)
+
+
+def _eight_bit_bytes(elements: int) -> int:
+    if elements < EIGHT_BIT_FROM:
+        return FLOAT32 * elements
+    return elements + FLOAT32 * -(-elements // EIGHT_BIT_BLOCK)
+
+
+def _lasting(config: TrainConfig, vae: nn.Module, world: int) -> dict[str, int]:
+    trained = _trained_bytes(vae)
+    return {
+        "weights": _bytes(vae.state_dict().values()),
+        "averaged weights": trained,
+        "gradients": trained,
+        "gradients in exchange": trained if world > 1 else 0,
+        "optimizer": optimizer_bytes(config, vae),
+    }
+
+
+# What comes and goes
+
+
+class StepMemory(NamedTuple):
+    """Bytes of one training step, by where they are held."""
+
+    encoder: int
+    decoder: int
+    loss: int
+    work_space: int
+    perceptual_weights: int
+
+    def parts(self) -> dict[str, int]:
+        """Name what comes and goes with the step."""
+        return {
+            "activations of the encoder": self.encoder,
+            "activations of the decoder": self.decoder,
+            "activations of the loss": self.loss,
+            "work space of the backward pass": self.work_space,
+        }
+
+
+def _count_step(
+    config: TrainConfig, vae: nn.Module, perceptual: Perceptual | None, device: torch.device
+) -> StepMemory:
+    live, marks = LiveBytes(), {}
+    step = TrainStep(
+        vae,
+        _marked(perceptual, live, marks) if config.lpips_weight else None,
+        rec_loss=config.rec_loss,
+        rec_weight=config.rec_weight,
+        lpips_weight=config.lpips_weight,
+        kl_weight=config.kl_weight,
+        train_encoder=config.trains_encoder,
+    )
+    pixels, noise = _inputs(config, vae, device)
+    hook = vae.decoder.register_forward_pre_hook(lambda *_: marks.update(encoder=live.now))
+    with live:
+        loss = _forward(config, step, pixels, noise)
+        after = live.now
+        loss.backward()
+    hook.remove()
+    # a frozen encoder leaves only the latent, which is the decoder's input
+    encoder = marks["encoder"] if config.trains_encoder else 0
+    decoded = marks.get("decoder", after)
+    return StepMemory(encoder, decoded - encoder, after - decoded, live.peak - after, live.given)
+
+
+def _marked(perceptual: Perceptual, live: LiveBytes, marks: dict[str, int]) -> Perceptual:
+    """Note what is held when the perceptual distance begins: the end of the decoder's part."""
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        marks["decoder"] = live.now
+        return perceptual.distance(x, y)
+
+    return dataclasses.replace(perceptual, distance=distance)
+
+
+def _inputs(config: TrainConfig, vae: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
+    batch, side = config.batch_size, config.resolution
+    cells = side // ratio(vae)
+    pixels = torch.empty(batch, image_channels(vae), side, side, device=device)
+    return pixels, torch.empty(batch, latent_channels(vae), cells, cells, device=device)
+
+
+def _forward(config: TrainConfig, step: TrainStep, pixels: Tensor, noise: Tensor) -> Tensor:
+    precision = PRECISIONS.get(config.mixed_precision)
+    with torch.autocast(pixels.device.type, dtype=precision, enabled=precision is not None):
+        return step(pixels, noise)["loss"]
+
+
+@torch.no_grad()
+def _count_measuring(
+    config: TrainConfig, vae: nn.Module, perceptual: Perceptual | None, device: torch.device
+) -> int:
+    """Count the most that encoding, decoding and comparing one photo of 3:2 holds at a time."""
+    short, long = (
+        int(scale * config.eval_resolution) // ratio(vae) * ratio(vae) for scale in (1, LONG_SIDE)
+    )
+    with LiveBytes() as live:
+        pixels = torch.empty(1, image_channels(vae), short, long, device=device)
+        output = decode(vae, encode(vae, pixels).mean)
+        if perceptual is not None:
+            perceptual.distance(output, pixels)
+    return live.peak

@@ -1,0 +1,153 @@
+"""A run and its parts: what is trained, on what, and how far it has come."""
+
+import copy
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from trainer.judge.perceptual import Perceptual
+from trainer.judge.scores import PhotoScore
+from trainer.options.config import TrainConfig
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.skips import Skip
+from trainer.photos.streaming import PhotoStream
+from trainer.training.ema import Ema
+from trainer.training.interrupts import Interrupts
+from trainer.training.losses import TrainStep
+from trainer.training.metrics_log import MetricsLog
+from trainer.training.optimizer import make_optimizer
+from trainer.training.run_folder import RunFolder
+from trainer.vae.autoencoder import latent_channels, ratio, trainable_names
+from trainer.vae.base import Base
+from trainer.vae.lora import add_adapters
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The three sets: to train on, held out, and of another kind ('no worse elsewhere')."""
+
+    train: PhotoSet | PhotoStream
+    val: PhotoSet
+    general: PhotoSet | None
+    skipped: tuple[Skip, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the content of every photo, so that a resumed run knows them."""
+        digest = hashlib.sha256()
+        for photos in (self.train, self.val, self.general):
+            for photo in photos.photos if photos else ():
+                digest.update(photo.id.encode())
+            digest.update(b"|")
+        return digest.hexdigest()
+
+
+@dataclass
+class State:
+    """What a checkpoint brings back, beside weights and optimizer."""
+
+    step: int = 0
+    position: int = 0  # samples drawn so far, over all processes
+    elapsed: float = 0.0  # seconds since the first step
+    skipped: int = 0  # steps left out because the loss was not finite
+    evaluated_step: int | None = None
+    best_step: int | None = None
+    best_score: float | None = None
+    skipped_photos: list[list[str]] = field(default_factory=list)  # name, reason, detail
+
+
+@dataclass
+class Run:
+    """Everything that the loop works on."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    base: Base
+    photos: Photos
+    perceptual: Perceptual | None
+    folder: RunFolder
+    interrupts: Interrupts
+    reference: nn.Module  # the base as it came, in system memory
+    vae: nn.Module  # the model that trains, never wrapped
+    step_module: nn.Module  # what computes a step, wrapped for several processes
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    log: MetricsLog
+    state: State = field(default_factory=State)
+    base_scores: dict[str, list[PhotoScore]] = field(default_factory=dict)  # by set
+    scores: dict[str, list[PhotoScore]] = field(default_factory=dict)  # of the last evaluation
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this process writes files and talks."""
+        return self.accelerator.is_main_process
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that train, by name."""
+        return {name: p for name, p in self.vae.named_parameters() if p.requires_grad}
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Return the shape of one training latent: C, h, w."""
+        side = self.config.resolution // ratio(self.vae)
+        return latent_channels(self.vae), side, side
+
+
+def choose_trained(vae: nn.Module, config: TrainConfig) -> None:
+    """Freeze all but what `--trainable` and `--lora-rank` name; the freeze of section 4, trap 1.
+
+    A decoder is `decoder.*` and `post_quant_conv.*`: `quant_conv` belongs to the encoder, and
+    training it would move the latent space under every model that was made for it.
+    """
+    vae.requires_grad_(False)
+    if config.lora_rank:
+        add_adapters(vae, config.lora_rank, config.lora_alpha, config.seed)
+        return
+    wanted = set(trainable_names(vae, config.trainable))
+    for name, parameter in vae.named_parameters():
+        parameter.requires_grad_(name in wanted)
+
+
+def make_run(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    base: Base,
+    photos: Photos,
+    perceptual: Perceptual | None,
+    folder: RunFolder,
+    interrupts: Interrupts,
+) -> Run:
+    """Put the parts together: freeze, wrap, optimizer over float32 masters, average."""
+    reference = copy.deepcopy(base.vae).requires_grad_(False)
+    vae = base.vae.to(accelerator.device).train()
+    choose_trained(vae, config)
+    if config.activation_memory == "checkpoint":
+        vae.enable_gradient_checkpointing()
+    module = TrainStep(
+        vae,
+        perceptual if config.lpips_weight else None,
+        rec_loss=config.rec_loss,
+        rec_weight=config.rec_weight,
+        lpips_weight=config.lpips_weight,
+        kl_weight=config.kl_weight,
+        train_encoder=config.trainable == "all",
+    )
+    trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(config, trained.values())
+    module, optimizer = accelerator.prepare(module, optimizer)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        base=base,
+        photos=photos,
+        perceptual=perceptual,
+        folder=folder,
+        interrupts=interrupts,
+        reference=reference,
+        vae=vae,
+        step_module=module,
+        optimizer=optimizer,
+        ema=Ema(trained, config.ema_decay),
+        log=MetricsLog(folder.metrics),
+    )

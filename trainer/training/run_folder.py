@@ -1,0 +1,86 @@
+"""The run folder: claimed by one process at a time, never written over."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from trainer.errors import UserError
+from trainer.training.checkpoints import sweep
+from vae_core.files import write_text
+
+CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", ".lock"
+
+
+class RunFolder:
+    """Where everything of a run lies; see the table in docs/run-folder.md."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / CONFIG
+        self.metrics = path / METRICS
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.export = path / "export"
+
+    def holds_run(self) -> bool:
+        """Tell whether a run was begun here."""
+        return self.config.exists()
+
+    @contextmanager
+    def claimed(self, resume: bool) -> Iterator[None]:
+        """Hold the folder for this process, or refuse: in use, used before, or something else's."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with _exclusive(self.path / LOCK):
+            self._refuse_what_is_not_ours(resume)
+            self.checkpoints.mkdir(exist_ok=True)
+            self.samples.mkdir(exist_ok=True)
+            sweep(self.path)
+            sweep(self.checkpoints)
+            yield
+
+    def _refuse_what_is_not_ours(self, resume: bool) -> None:
+        if self.holds_run() and not resume:
+            raise UserError(
+                f"{self.path} already holds a run, which is not written over: "
+                "go on with it by --resume, or give another --output"
+            )
+        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name[0] != ".")
+        if not self.holds_run() and set(strangers) - {"checkpoints", "samples"}:
+            raise UserError(
+                f"{self.path} is not empty (it holds {strangers[0]}) and is not a run: "
+                "give --output a new or an empty folder"
+            )
+
+    def restore(self, config: str) -> None:
+        """Make the folder again if it vanished under a running training."""
+        if not self.config.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.samples.mkdir(exist_ok=True)
+            write_text(self.config, config)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Lock a file for as long as this process lives; the system frees it however that ends."""
+    with path.open("ab") as handle:
+        try:
+            _lock(handle)
+        except OSError as error:
+            raise UserError(
+                f"another process is training into {path.parent}: wait for it, stop it, "
+                "or give another --output"
+            ) from error
+        yield
+
+
+def _lock(handle: BinaryIO) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,130 @@
+"""One run from beginning to end: prepare, train, measure, export, report."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from trainer.errors import UserError, sentence
+from trainer.options.config import TrainConfig, recipe
+from trainer.options.toml_file import to_toml
+from trainer.photos.photo_set import write_skipped
+from trainer.training import saving
+from trainer.training.distributed import on_main
+from trainer.training.dryrun import check_disk, dry_run, start_text
+from trainer.training.finish import finish
+from trainer.training.interrupts import Interrupted, Interrupts
+from trainer.training.judging import judge, judge_base
+from trainer.training.loop import train
+from trainer.training.meter import Meter
+from trainer.training.run import Run, make_run
+from trainer.training.run_folder import RunFolder
+from trainer.training.setup import (
+    make_accelerator,
+    open_all_photos,
+    open_base,
+    open_perceptual,
+    start_trackers,
+)
+from trainer.versions import versions
+from vae_core.files import write_text
+
+
+def run_session(config: TrainConfig, interrupts: Interrupts) -> None:
+    """Do what the options ask; raises UserError or Interrupted where it cannot come to its end."""
+    accelerator = make_accelerator(config)
+    folder = RunFolder(Path(config.output))
+    with ExitStack() as held:
+        if not config.dry_run:
+            on_main(accelerator, lambda: held.enter_context(folder.claimed(config.resume)) and None)
+        run = _prepare(config, accelerator, folder, interrupts)
+        if config.dry_run:
+            return
+        try:
+            _carry_out(run)
+        finally:
+            accelerator.end_training()
+
+
+def _prepare(
+    config: TrainConfig, accelerator: Accelerator, folder: RunFolder, interrupts: Interrupts
+) -> Run:
+    """Open everything and say what was found; nothing is written yet."""
+    base = open_base(config, accelerator)
+    interrupts.check()
+    perceptual = open_perceptual(config, accelerator, base)
+    photos = open_all_photos(config, accelerator, interrupts)
+    said = (config, base, photos, perceptual, accelerator.num_processes)
+    on_main(accelerator, lambda: print(dry_run(*said) if config.dry_run else start_text(*said)))
+    return make_run(config, accelerator, base, photos, perceptual, folder, interrupts)
+
+
+def _carry_out(run: Run) -> None:
+    beginnings = _begin(run)
+    meter = Meter(run.config, run.accelerator, run.log, run.state)
+    try:
+        for line in beginnings:
+            meter.say(line)
+        _measure_beginning(run, meter)
+        train(run, meter)
+        finish(run, meter)
+    except Interrupted:
+        meter.say(how_to_go_on(run))
+        raise
+    except OSError as error:
+        _rescue(run, error)
+        raise
+    finally:
+        meter.close()
+
+
+def _begin(run: Run) -> list[str]:
+    """Write down what the run is, or take up the one that is there."""
+    said = saving.resume(run) if run.config.resume else []
+    on_main(run.accelerator, lambda: _write_beginning(run))
+    start_trackers(run.config, run.accelerator, recipe(run.config))
+    return said
+
+
+def _write_beginning(run: Run) -> None:
+    check_disk(run.config, run.vae, run.folder.path)
+    run.log.rewind(run.state.step)
+    write_skipped(run.folder.path / "skipped.csv", run.photos.skipped)
+    write_text(run.folder.config, to_toml(run.config, versions()))
+
+
+def _measure_beginning(run: Run, meter: Meter) -> None:
+    """Measure the base; and what an interrupted run still owed at its last step."""
+    if not judge_base(run, meter):
+        _leave(run)
+    due = run.config.eval_every and run.state.step % run.config.eval_every == 0
+    if run.state.step and due and run.state.evaluated_step != run.state.step:
+        judge(run, meter)
+        _leave(run)
+
+
+def _leave(run: Run) -> None:
+    if run.interrupts.agreed(run.accelerator):
+        raise Interrupted(run.interrupts.signal)
+
+
+def _rescue(run: Run, error: OSError) -> None:
+    """After a file could not be written (a vanished folder, say), try once to save what there is.
+
+    One process only: several would have to agree first, and they are at different places.
+    """
+    if run.accelerator.num_processes > 1 or not run.state.step:
+        return
+    try:
+        saving.save(run)
+    except (OSError, UserError):
+        return  # the last complete checkpoint stands
+    raise UserError(f"{sentence(error)}; {how_to_go_on(run)}") from error
+
+
+def how_to_go_on(run: Run) -> str:
+    """Say how to take up a stopped run."""
+    return (
+        f"stopped at step {run.state.step}, saved; go on by: accelerate launch "
+        f"trainer/finetune_decoder.py --output {run.config.output} --resume"
+    )

@@ -1,0 +1,163 @@
+"""Everything that comes before the first step: processes, base, photos, perceptual loss."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from tqdm import tqdm
+
+from trainer.errors import UserError
+from trainer.faces import with_faces
+from trainer.judge.perceptual import Perceptual, load_perceptual
+from trainer.options.config import BUNDLED, TrainConfig, resolve_vae
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sources import open_photos
+from trainer.photos.split import hold_out
+from trainer.photos.streaming import PhotoStream
+from trainer.training.distributed import on_main
+from trainer.training.interrupts import Interrupts
+from trainer.training.run import Photos
+from trainer.vae.base import Base, load_base
+
+LOGS = "logs"
+SMALLEST_MEASURED = 64  # pixels on the short side; LPIPS' poolings leave nothing of less
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Join the processes that the launcher started."""
+    if config.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError(
+            "--mixed-precision fp16 needs a CUDA or ROCm GPU and none was found: use bf16 or no"
+        )
+    if not config.dry_run and config.log_with != "none":
+        _require_tracker(config.log_with)
+    accelerator = Accelerator(
+        # said outright, as otherwise processes started by torchrun would not find each other
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=config.mixed_precision,
+        log_with=None if config.log_with == "none" or config.dry_run else config.log_with,
+        project_config=ProjectConfiguration(logging_dir=str(Path(config.output) / LOGS)),
+    )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:
+        raise UserError(
+            f"{started} processes were started and only {accelerator.num_processes} found each "
+            "other, so each would train alone: start them by `accelerate launch` or `torchrun`"
+        )
+    return accelerator
+
+
+def _require_tracker(name: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"--log-with {name} needs the package {name}, which is not installed: "
+            f"`pip install {name}`, or use --log-with none (metrics.jsonl is always written)"
+        )
+
+
+def open_base(config: TrainConfig, accelerator: Accelerator) -> Base:
+    """Load the base; a download is made by one process and read by the others."""
+    with accelerator.main_process_first():
+        base = load_base(resolve_vae(config.vae), config.family, config.seed)
+    if config.vae.startswith(BUNDLED):
+        return replace(base, name=config.vae.removeprefix(BUNDLED))
+    return base
+
+
+def open_all_photos(config: TrainConfig, accelerator: Accelerator, stop: Interrupts) -> Photos:
+    """Scan the photos once, on the main process, and hand the sets to all."""
+    return on_main(accelerator, lambda: _open_all(config, stop))
+
+
+def _open_all(config: TrainConfig, stop: Interrupts) -> Photos:
+    train = _open(config, config.data, config.resolution, "photos", stop)
+    skipped = list(train.skipped)
+    if config.val_data:
+        val = _open(config, config.val_data, SMALLEST_MEASURED, "held-out photos", stop)
+        train, skipped = _without(train, val), skipped + val.skipped
+    else:
+        train, val = hold_out(train, config.val_share)
+    general = None
+    if config.general_val_data:
+        general = _open(config, config.general_val_data, SMALLEST_MEASURED, "general photos", stop)
+        skipped += general.skipped
+    measured = [_measured(config, photos, stop) for photos in (val, general)]
+    return Photos(train, *measured, tuple(skipped))
+
+
+def _measured(config: TrainConfig, photos: PhotoSet | None, stop: Interrupts) -> PhotoSet | None:
+    """Take the photos that are measured, with their faces if a detector was given."""
+    photos = _at_most(photos, config.val_photos)
+    if photos is None or config.face_detector_weights is None:
+        return photos
+    return with_faces(photos, config.face_detector_weights, stop.check)
+
+
+def _open(
+    config: TrainConfig, spec: str, smallest: int, what: str, stop: Interrupts
+) -> PhotoSet | PhotoStream:
+    with tqdm(desc=f"reading {what}", unit="", leave=False) as bar:
+        return open_photos(
+            spec,
+            smallest,
+            split=config.data_split,
+            image_column=config.image_column,
+            streaming=config.streaming and spec == config.data,
+            progress=_ticker(bar, stop),
+            background=config.background_rgb,
+        )
+
+
+def _ticker(bar: tqdm, stop: Interrupts) -> Callable[[int, int], None]:
+    def tick(done: int, total: int) -> None:
+        stop.check()
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return tick
+
+
+def _without(train: PhotoSet | PhotoStream, val: PhotoSet) -> PhotoSet | PhotoStream:
+    """Leave out of the training set what also stands in the held-out set."""
+    held_out = {photo.id for photo in val.photos}
+    if isinstance(train, PhotoStream):
+        return train.without(held_out)
+    kept = [index for index, photo in enumerate(train.photos) if photo.id not in held_out]
+    if not kept:
+        raise UserError("every photo of --data is also in --val-data: nothing is left to train on")
+    return train.subset(kept)
+
+
+def _at_most(photos: PhotoSet | None, most: int | None) -> PhotoSet | None:
+    """Take the first photos; as sets are ordered by content hash, that is a fair sample."""
+    if photos is None or most is None or len(photos) <= most:
+        return photos
+    return photos.subset(range(most))
+
+
+def open_perceptual(config: TrainConfig, accelerator: Accelerator, base: Base) -> Perceptual | None:
+    """Find the LPIPS weights, or for the demo the features that stand in for them."""
+    with accelerator.main_process_first():
+        return load_perceptual(
+            config.lpips_net,
+            config.lpips_weights,
+            allow_fallback=config.preset == "demo",
+            vae=base.vae,
+            device=accelerator.device,
+            required=config.lpips_weight > 0,
+        )
+
+
+def start_trackers(config: TrainConfig, accelerator: Accelerator, options: dict[str, Any]) -> None:
+    """Open TensorBoard or W&B with the run's options."""
+    simple = {
+        key: value if isinstance(value, int | float | str) else str(value)
+        for key, value in options.items()
+    }
+    accelerator.init_trackers("vae-lab", config=simple)

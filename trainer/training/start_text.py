@@ -1,0 +1,171 @@
+"""What a run says before its first step: what it trains, on what, how, and what it could not find.
+
+`--dry-run` says the same, and the memory and disk that the run would take.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+
+from trainer.errors import UserError
+from trainer.judge.perceptual import Perceptual
+from trainer.names import printable
+from trainer.options.config import TrainConfig
+from trainer.photos.photo_set import PhotoSet
+from trainer.training.losses import describe_reductions
+from trainer.training.memory import planned_model
+from trainer.training.run import Photos
+from trainer.vae.autoencoder import is_tiny, ratio
+from trainer.vae.base import Base
+
+PRECISION_NAMES = {"no": "fp32", "fp16": "fp16 over fp32 weights", "bf16": "bf16 over fp32 weights"}
+INDENT = 12  # columns before the text of a line
+
+
+def start_text(
+    config: TrainConfig,
+    base: Base,
+    photos: Photos,
+    perceptual: Perceptual | None,
+    world: int,
+    device: torch.device | None = None,
+) -> str:
+    """Say what a run of `world` processes is about to do, a line per subject.
+
+    Without `device`, the one that this machine trains on. Raises UserError where the crops do not
+    fit the base or the perceptual loss.
+    """
+    device = device or own_device()
+    check_crops(config, base, perceptual)
+    lines = [
+        ("base", f"{printable(base.name)}: {base.found}"),
+        ("family", f"{base.family} ({base.family_source})"),
+        ("trains", _trained(config, base)),
+        ("photos", _photo_counts(photos)),
+        ("skipped", _skipped(photos)),
+        ("crops", _crops(config, world)),
+        ("loss", _loss(config, base, perceptual)),
+        ("run", _length(config)),
+        ("optimizer", _optimizer(config)),
+        ("precision", _precision(config, device)),
+        ("missing", "\n".join(_missing(config, photos, perceptual))),
+    ]
+    return "\n".join(line(subject, text) for subject, text in lines if text)
+
+
+def check_crops(config: TrainConfig, base: Base, perceptual: Perceptual | None) -> None:
+    """Raise UserError where crops are no whole number of latent cells, or too small for LPIPS."""
+    cell = ratio(base.vae)
+    if config.resolution % cell:
+        raise UserError(
+            f"Expected --resolution to be a multiple of {cell}, the pixels per latent cell of this "
+            f"base, but got {config.resolution}: take {config.resolution // cell * cell or cell}."
+        )
+    if perceptual and config.lpips_weight and config.resolution < perceptual.smallest_side:
+        raise UserError(
+            f"Expected --resolution to be at least {perceptual.smallest_side}, the least that "
+            f"{perceptual.name} can see, but got {config.resolution}: raise it, take another "
+            "--lpips-net, or train with --lpips-weight 0."
+        )
+
+
+def own_device() -> torch.device:
+    """Return the device that this machine trains on."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
+
+
+def line(subject: str, text: str) -> str:
+    """Put a subject before its text, whose lines stand below each other."""
+    return f"{subject:<{INDENT}}" + text.replace("\n", "\n" + " " * INDENT)
+
+
+def _trained(config: TrainConfig, base: Base) -> str:
+    vae = planned_model(config, base.architecture)
+    trained = [weight for weight in vae.parameters() if weight.requires_grad]
+    what = "encoder and decoder" if config.trains_encoder else "the decoder; the encoder is frozen"
+    if config.lora_rank:
+        what = f"adapters of rank {config.lora_rank} in the decoder, merged at export"
+    return f"{what}: {len(trained)} tensors, {sum(w.numel() for w in trained):,} parameters"
+
+
+def _photo_counts(photos: Photos) -> str:
+    general = len(photos.general) if photos.general else "no"
+    text = f"{len(photos.train):,} to train on, {len(photos.val):,} held out, {general} general"
+    return f"{text}\n{_sides(photos.train)}"
+
+
+def _sides(photos: PhotoSet) -> str:
+    sides = [min(photo.width, photo.height) for photo in photos.photos]
+    return f"short sides from {min(sides):,} to {max(sides):,} pixels" if sides else ""
+
+
+def _skipped(photos: Photos) -> str:
+    reasons = Counter(skip.reason for skip in photos.skipped)
+    if not reasons:
+        return ""
+    listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+    return f"{reasons.total():,} photos: {listed} (named in skipped.csv)"
+
+
+def _crops(config: TrainConfig, world: int) -> str:
+    factors = (config.batch_size, config.gradient_accumulation_steps, world)
+    total = factors[0] * factors[1] * factors[2]
+    return (
+        f"{config.resolution} x {config.resolution} pixels, {total:,} a step (batch {factors[0]} x "
+        f"accumulation {factors[1]} x {factors[2]} process{'' if world == 1 else 'es'})"
+    )
+
+
+def _loss(config: TrainConfig, base: Base, perceptual: Perceptual | None) -> str:
+    return describe_reductions(
+        config.rec_loss,
+        config.rec_weight,
+        config.lpips_weight,
+        config.kl_weight,
+        config.trains_encoder,
+        perceptual_name=perceptual.name if perceptual else "lpips",
+        has_posterior=not is_tiny(base.vae),
+    )
+
+
+def _length(config: TrainConfig) -> str:
+    steps = f"{config.max_steps:,} steps"
+    if config.max_train_minutes:
+        steps += f" or {config.max_train_minutes:g} minutes, whichever comes first"
+    return f"{steps}; seed {config.seed}"
+
+
+def _optimizer(config: TrainConfig) -> str:
+    average = f"averaged with decay {config.ema_decay:g}" if config.ema_decay else "not averaged"
+    return (
+        f"{config.optimizer}, learning rate {config.learning_rate:g}, {config.lr_schedule} after "
+        f"{config.warmup_steps} steps of warm-up; weights {average}"
+    )
+
+
+def _precision(config: TrainConfig, device: torch.device) -> str:
+    text = f"{PRECISION_NAMES[config.mixed_precision]} on {device.type}"
+    if config.activation_memory == "checkpoint":
+        text += ", activations computed twice"
+    return text
+
+
+# What is not there
+
+
+def _missing(config: TrainConfig, photos: Photos, perceptual: Perceptual | None) -> Iterator[str]:
+    if perceptual is None:
+        yield "LPIPS weights: nothing is measured by LPIPS"
+    elif not perceptual.is_lpips:
+        yield (
+            f"LPIPS weights, as --lpips-weights gives none: {perceptual.source} stands in, and "
+            "its figures are not LPIPS"
+        )
+    known = any(photo.faces is not None for photo in photos.val.photos)
+    if not known and config.face_detector_weights is None:
+        yield "faces: give --face-detector-weights to have them measured apart"
+    if photos.general is None:
+        yield "general photos: give --general-val-data to see whether others got worse"
