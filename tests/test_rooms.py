@@ -75,9 +75,9 @@ def backward_imports(root: Path, file: Path) -> Iterator[str]:
         return
     later = TRAINER_FOLDERS[TRAINER_FOLDERS.index(place) + 1 :]
     for node in ast.walk(tree_of(root, file)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trainer."):
-            if node.module.split(".")[1] in later:
-                yield f"{file}:{node.lineno} imports {node.module}"
+        names = node.module.split(".") if isinstance(node, ast.ImportFrom) and node.module else []
+        if names[:1] == ["trainer"] and set(names[1:2]) & set(later):
+            yield f"{file}:{node.lineno} imports {node.module}"
 
 
 def calls_in(root: Path, file: Path) -> Iterator[tuple[str, ast.Call]]:

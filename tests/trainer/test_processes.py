@@ -26,7 +26,7 @@ STARTS = {
         [BIN / "accelerate", "launch", "-m", "trainer.finetune_decoder"],
         ROOT,
     ),
-    "torchrun": ([BIN / "torchrun", "--nproc_per_node", "1", ENTRY], None),
+    "torchrun": ([BIN / "torchrun", "--standalone", "--nproc_per_node", "1", ENTRY], None),
 }
 
 
@@ -83,7 +83,7 @@ def test_the_entry_starts(how, tiny_base, photo_folder, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_are_one_with_the_joined_batch(train, tiny_base, photo_folder, tmp_path):
-    two = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29617", ENTRY]
+    two = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2", ENTRY]
     flags = ("--batch-size", 2, "--checkpoint-every", 1, "--keep-checkpoints", 9)
     process = start([*two, *options(tiny_base, photo_folder, tmp_path / "two", *flags)])
     _, err = process.communicate(timeout=120)
@@ -114,7 +114,7 @@ sys.exit(main(sys.argv[2:]))
 def test_both_processes_hold_the_same_weights(tiny_base, photo_folder, tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n" + RANKS)
-    two = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29618", script, tmp_path]
+    two = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2", script, tmp_path]
     process = start([*two, *options(tiny_base, photo_folder, tmp_path / "run")])
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -180,7 +180,7 @@ def test_a_dead_launcher_stops_the_trainer(tiny_base, photo_folder, tmp_path):
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_stops_both(tiny_base, photo_folder, tmp_path):
     flags = ("--max-steps", 3000)
-    two = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", "29619", ENTRY]
+    two = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2", ENTRY]
     process = start([*two, *options(tiny_base, photo_folder, tmp_path / "run", *flags)])
     wait_for_step(tmp_path / "run", 2, process)
     children = subprocess.run(

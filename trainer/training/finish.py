@@ -1,5 +1,6 @@
 """The end of a run: last figures, last checkpoint, export, report, model card."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -40,6 +41,7 @@ def finish(run: Run, meter: Meter) -> None:
     saving.save(run)
     if run.interrupts.agreed(run.accelerator):
         raise Interrupted(run.interrupts.signal)
+    meter.close()
     on_main(run.accelerator, lambda: _write_results(run))
 
 
@@ -89,15 +91,15 @@ def _facts(run: Run) -> dict[str, Any]:
             "skipped_steps": run.state.skipped,
             "loss": _loss_in_words(run),
         },
-        "data": {name: _counted(photos) for name, photos in sets.items() if photos is not None},
+        "data": {
+            name: {
+                "photos": len(photos.photos),
+                "skipped": Counter(skip.reason for skip in run.photos.left_out.get(name, ())),
+            }
+            for name, photos in sets.items()
+            if photos is not None
+        },
     }
-
-
-def _counted(photos: Any) -> dict[str, Any]:
-    counts: dict[str, int] = {}
-    for skip in photos.skipped:
-        counts[skip.reason] = counts.get(skip.reason, 0) + 1
-    return {"photos": len(photos.photos), "skipped": counts}
 
 
 def _loss_in_words(run: Run) -> list[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,7 +33,12 @@ class Photos:
     train: PhotoSet | PhotoStream
     val: PhotoSet
     general: PhotoSet | None
-    skipped: tuple[Skip, ...] = ()
+    left_out: Mapping[str, Sequence[Skip]] = field(default_factory=dict)  # by set
+
+    @property
+    def skipped(self) -> list[Skip]:
+        """Return what was left out of any set, and why."""
+        return [skip for skips in self.left_out.values() for skip in skips]
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the content of every photo, so that a resumed run knows them."""
@@ -95,7 +101,7 @@ class Run:
 
 
 def choose_trained(vae: nn.Module, config: TrainConfig) -> None:
-    """Freeze all but what `--trainable` and `--lora-rank` name; the freeze of section 4, trap 1.
+    """Freeze all but what `--trainable` and `--lora-rank` name.
 
     A decoder is `decoder.*` and `post_quant_conv.*`: `quant_conv` belongs to the encoder, and
     training it would move the latent space under every model that was made for it.

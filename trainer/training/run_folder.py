@@ -14,7 +14,7 @@ CONFIG, METRICS, LOCK = "config.toml", "metrics.jsonl", ".lock"
 
 
 class RunFolder:
-    """Where everything of a run lies; see the table in docs/run-folder.md."""
+    """Where everything of a run lies; see "What comes out" in README.md."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -77,18 +77,19 @@ def open_all_photos(config: TrainConfig, accelerator: Accelerator, stop: Interru
 
 def _open_all(config: TrainConfig, stop: Interrupts) -> Photos:
     train = _open(config, config.data, config.resolution, "photos", stop)
-    skipped = list(train.skipped)
+    left_out = {"train": train.skipped}
     if config.val_data:
         val = _open(config, config.val_data, SMALLEST_MEASURED, "held-out photos", stop)
-        train, skipped = _without(train, val), skipped + val.skipped
+        left_out["val"] = val.skipped
+        train = _without(train, val)
     else:
         train, val = hold_out(train, config.val_share)
     general = None
     if config.general_val_data:
         general = _open(config, config.general_val_data, SMALLEST_MEASURED, "general photos", stop)
-        skipped += general.skipped
+        left_out["general"] = general.skipped
     measured = [_measured(config, photos, stop) for photos in (val, general)]
-    return Photos(train, *measured, tuple(skipped))
+    return Photos(train, *measured, left_out)
 
 
 def _measured(config: TrainConfig, photos: PhotoSet | None, stop: Interrupts) -> PhotoSet | None:
