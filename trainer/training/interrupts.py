@@ -12,6 +12,11 @@ from accelerate import Accelerator
 _LAUNCHER_MARKS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 
+def launched() -> bool:
+    """Tell whether `accelerate launch` or torchrun started this process."""
+    return any(mark in os.environ for mark in _LAUNCHER_MARKS)
+
+
 class Interrupted(Exception):
     """The run was asked to stop; `signal` is the number to report as exit code 128 + signal."""
 
@@ -25,7 +30,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.signal = 0
-        self._launcher = os.getppid() if any(mark in os.environ for mark in _LAUNCHER_MARKS) else 0
+        self._launcher = os.getppid() if launched() else 0
 
     def listen(self) -> None:
         """Take over Ctrl-C and SIGTERM; a second one ends the process at once."""

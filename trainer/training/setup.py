@@ -21,7 +21,7 @@ from trainer.photos.sources import open_photos
 from trainer.photos.split import hold_out
 from trainer.photos.streaming import PhotoStream
 from trainer.training.distributed import on_main
-from trainer.training.interrupts import Interrupts
+from trainer.training.interrupts import Interrupts, launched
 from trainer.training.run import Photos
 from trainer.vae.base import Base, load_base
 
@@ -50,7 +50,14 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             f"{started} processes were started and only {accelerator.num_processes} found each "
             "other, so each would train alone: start them by `accelerate launch` or `torchrun`"
         )
+    _use_all_cores(accelerator)
     return accelerator
+
+
+def _use_all_cores(accelerator: Accelerator) -> None:
+    """On the CPU, share the cores out: both launchers leave each process one thread by default."""
+    if accelerator.device.type == "cpu" and launched() and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // accelerator.num_processes))
 
 
 def _require_tracker(name: str) -> None:
