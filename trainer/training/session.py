@@ -71,7 +71,7 @@ def _carry_out(run: Run) -> None:
     except Interrupted:
         meter.say(how_to_go_on(run))
         raise
-    except OSError as error:
+    except (OSError, UserError) as error:
         _rescue(run, error)
         raise
     finally:
@@ -108,8 +108,8 @@ def _leave(run: Run) -> None:
         raise Interrupted(run.interrupts.signal)
 
 
-def _rescue(run: Run, error: OSError) -> None:
-    """After a file could not be written (a vanished folder, say), try once to save what there is.
+def _rescue(run: Run, error: OSError | UserError) -> None:
+    """Where something outside fails (a folder or the photos vanish, say), save what there is.
 
     One process only: several would have to agree first, and they are at different places.
     """
@@ -124,7 +124,8 @@ def _rescue(run: Run, error: OSError) -> None:
 
 def how_to_go_on(run: Run) -> str:
     """Say how to take up a stopped run."""
+    step = run.state.step
     return (
-        f"stopped at step {run.state.step}, saved; go on by: accelerate launch "
-        f"trainer/finetune_decoder.py --output {run.config.output} --resume"
+        f"stopped {f'at step {step}, saved' if step else 'before the first step'}; go on by: "
+        f"accelerate launch trainer/finetune_decoder.py --output {run.config.output} --resume"
     )
