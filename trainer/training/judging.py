@@ -12,7 +12,7 @@ from trainer.judge.samples import save_sheet
 from trainer.judge.scores import PhotoScore, summarise
 from trainer.photos.photo_set import PhotoSet
 from trainer.training.distributed import joined, on_main
-from trainer.training.meter import Meter
+from trainer.training.meter import Meter, refresh_seconds
 from trainer.training.run import Run
 
 Scores = dict[str, list[PhotoScore]]  # by set: val, general
@@ -54,6 +54,7 @@ def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoS
         unit=" photos",
         leave=False,
         disable=not run.is_main,
+        mininterval=refresh_seconds(),
     ) as bar:
         mine = score_photos(
             vae,

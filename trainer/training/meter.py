@@ -12,6 +12,11 @@ from trainer.training.run import State
 from trainer.training.schedule import progress, seconds_left
 
 
+def refresh_seconds() -> float:
+    """Return how often a bar is drawn: seldom where it goes to a file, which keeps every line."""
+    return 0.5 if sys.stderr.isatty() else 30.0
+
+
 class Meter:
     """Progress of a run, shown and logged by the main process alone."""
 
@@ -26,7 +31,7 @@ class Meter:
             initial=progress(config, state.step, state.elapsed),
             disable=not accelerator.is_main_process,
             bar_format="{percentage:3.0f}%|{bar}| {postfix}",
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=refresh_seconds(),
         )
 
     def advance(self, state: State) -> None:

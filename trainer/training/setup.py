@@ -22,6 +22,7 @@ from trainer.photos.split import hold_out
 from trainer.photos.streaming import PhotoStream
 from trainer.training.distributed import on_main
 from trainer.training.interrupts import Interrupts, launched
+from trainer.training.meter import refresh_seconds
 from trainer.training.run import Photos
 from trainer.vae.base import Base, load_base
 
@@ -110,7 +111,7 @@ def _measured(config: TrainConfig, photos: PhotoSet | None, stop: Interrupts) ->
 def _open(
     config: TrainConfig, spec: str, smallest: int, what: str, stop: Interrupts
 ) -> PhotoSet | PhotoStream:
-    with tqdm(desc=f"reading {what}", unit="", leave=False) as bar:
+    with tqdm(desc=f"reading {what}", leave=False, mininterval=refresh_seconds()) as bar:
         return open_photos(
             spec,
             smallest,
