@@ -206,6 +206,14 @@ def test_the_headline_says_how_much_on_how_many() -> None:
     assert any("few" in line for line in found.details)
 
 
+def test_a_loss_elsewhere_is_said_beside_the_gain() -> None:
+    base = {"val": shifted(0, 0), "general": shifted(0, 0)}
+    tuned = {"val": shifted(1, -0.02), "general": shifted(1, 0.02)}
+    found = verdict(build_report({"base": base, "tuned": tuned}, LPIPS, eval_resolution=512))
+    assert found.details[-1].startswith("Elsewhere: LPIPS")
+    assert found.details[-1].endswith("0.2000 to 0.2200, +10.0 %; lower is better.")
+
+
 def test_a_gain_within_its_margin_is_no_clear_change() -> None:
     first = [PhotoScore(str(i), "", psnr=20.0) for i in range(10)]
     second = [PhotoScore(str(i), "", psnr=20.0 + (2.0 if i % 2 else -1.8)) for i in range(10)]

@@ -95,20 +95,25 @@ def _headline(tone: str, compared: Mapping[str, Any]) -> str:
 
 
 def _details(report: Report, name: str, compared: Mapping[str, Any]) -> list[str]:
-    details = [_perceptual_words(report, name), _certainty(compared.get("val", {}).get("psnr"))]
-    details.append(_elsewhere(compared.get("general", {}).get("psnr")))
+    details = [
+        _perceptual_words(report, name, "val"),
+        _certainty(compared.get("val", {}).get("psnr")),
+        _elsewhere(compared.get("general", {}).get("psnr")),
+        _perceptual_words(report, name, "general"),
+    ]
     return [line for line in details if line]
 
 
-def _perceptual_words(report: Report, name: str) -> str:
-    figure = perceptual_figure(report, name, "val")
+def _perceptual_words(report: Report, name: str, group: str) -> str:
+    figure = perceptual_figure(report, name, group)
     if figure is None:
         return ""
-    first = next(iter(report["models"].values()))["val"]["all"].get(figure)
-    value = report["models"][name]["val"]["all"][figure]
+    first = next(iter(report["models"].values()))[group]["all"].get(figure)
+    value = report["models"][name][group]["all"][figure]
     if first is None:
         return ""
-    title = figure_title(report, figure)
+    where = "Elsewhere: " if group == "general" else ""
+    title = where + figure_title(report, figure)
     return f"{title} {first:.4f} to {value:.4f}, {change(figure, first, value)}; lower is better."
 
 
