@@ -43,7 +43,7 @@ def photos(tmp_path: Path) -> Photos:
         Image.fromarray(pixels).save(folder / f"{number}.png")
     all_of_them = open_photos(str(folder), 16)
     skips = (Skip("a", "too small", ""), Skip("b", "too small", ""), Skip("c", "unreadable", ""))
-    return Photos(all_of_them.subset([0, 1, 2]), all_of_them.subset([3]), None, skips)
+    return Photos(all_of_them.subset([0, 1, 2]), all_of_them.subset([3]), None, {"train": skips})
 
 
 def make(tmp_path: Path, **values) -> TrainConfig:
