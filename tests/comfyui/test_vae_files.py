@@ -133,6 +133,9 @@ def test_comfyui_own_class_holds_the_bundled_vae(comfyui, project, tmp_path):
     with torch.no_grad():
         encoded = ours.encode(image.movedim(-1, 1) * 2 - 1).latent_dist.mean
     decoded = diffusers_images(ours, latent)
-    torch.testing.assert_close(theirs["encoded"], encoded, atol=2e-5, rtol=0)
+    # ComfyUI computes attention in another order. Raw latents reach 20, so float32's rounding over
+    # some thirty layers, about 1e-5 of the largest value, is no fixed number of units.
+    bound = 1e-5 * float(encoded.abs().max())
+    torch.testing.assert_close(theirs["encoded"], encoded, atol=bound, rtol=0)
     torch.testing.assert_close(theirs["decoded"], decoded, atol=5e-6, rtol=0)
     assert decoded.std() > 0.05 and encoded.std() > 0.5
