@@ -22,9 +22,9 @@ from trainer.training.checkpoints import best_checkpoint
 from trainer.training.distributed import on_main
 from trainer.training.interrupts import Interrupted
 from trainer.training.judging import judge, original, summaries
-from trainer.training.losses import describe_reductions
 from trainer.training.meter import Meter
 from trainer.training.run import Run
+from trainer.training.start_text import loss_in_words
 from trainer.vae.autoencoder import from_state
 from trainer.vae.export import Exported, export_run
 from vae_core.files import write_text
@@ -89,7 +89,7 @@ def _facts(run: Run) -> dict[str, Any]:
             "seconds": round(run.state.elapsed, 1),
             "trained": run.config.trainable,
             "skipped_steps": run.state.skipped,
-            "loss": _loss_in_words(run),
+            "loss": loss_in_words(run.config, run.base, run.perceptual).splitlines(),
         },
         "data": {
             name: {
@@ -100,19 +100,6 @@ def _facts(run: Run) -> dict[str, Any]:
             if photos is not None
         },
     }
-
-
-def _loss_in_words(run: Run) -> list[str]:
-    config = run.config
-    return describe_reductions(
-        config.rec_loss,
-        config.rec_weight,
-        config.lpips_weight,
-        config.kl_weight,
-        config.trains_encoder,
-        run.perceptual.name if run.perceptual else "lpips",
-        run.base.architecture["_class_name"] == "AutoencoderKL",
-    ).splitlines()
 
 
 def _checked(exported: Exported) -> dict[str, Any]:

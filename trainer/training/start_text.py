@@ -45,7 +45,7 @@ def start_text(
         ("photos", _photo_counts(photos)),
         ("skipped", _skipped(photos)),
         ("crops", _crops(config, world)),
-        ("loss", _loss(config, base, perceptual)),
+        ("loss", loss_in_words(config, base, perceptual)),
         ("run", _length(config)),
         ("optimizer", _optimizer(config)),
         ("precision", _precision(config, device)),
@@ -119,7 +119,8 @@ def _crops(config: TrainConfig, world: int) -> str:
     )
 
 
-def _loss(config: TrainConfig, base: Base, perceptual: Perceptual | None) -> str:
+def loss_in_words(config: TrainConfig, base: Base, perceptual: Perceptual | None) -> str:
+    """Say how each term of a run's loss is reduced and weighted, a line per term."""
     return describe_reductions(
         config.rec_loss,
         config.rec_weight,
