@@ -1,4 +1,4 @@
-"""Scaling by family, the posterior's KL and its samples."""
+"""The posterior's KL and its samples."""
 
 import math
 
@@ -7,60 +7,10 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from vae_core import latents
-from vae_core.families import FAMILIES
-
-KNOWN = [family for family in FAMILIES.values() if family.scale is not None]
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("family", KNOWN, ids=lambda family: family.name)
-def test_scaling_round_trip(family) -> None:
-    raw = 5 * draw(2, family.latent_channels, 3, 4)
-    model = latents.to_model(raw, family)
-    assert not torch.allclose(model, raw)
-    torch.testing.assert_close(latents.to_raw(model, family), raw)
-
-
-def test_scaling_formulas_by_hand() -> None:
-    raw = torch.tensor([1.0, 2.0, -3.0, 0.5]).view(1, 4, 1, 1)
-    assert latents.to_model(raw, FAMILIES["sd1"]).flatten()[1].item() == pytest.approx(0.3643)
-    wide = raw.repeat(1, 4, 1, 1)
-    flux = latents.to_model(wide, FAMILIES["flux"]).flatten()
-    assert flux[0].item() == pytest.approx((1 - 0.1159) * 0.3611)
-    playground = latents.to_model(raw, FAMILIES["playground25"]).flatten()
-    assert playground[0].item() == pytest.approx((1 + 1.6574) * 0.5 / 8.4927)
-    assert playground[3].item() == pytest.approx((0.5 - 2.5155) * 0.5 / 5.2299)
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 2, 2), (1, 4, 3, 2, 2), (2, 4, 1, 1)])
-def test_per_channel_constants_follow_the_channel_at_any_rank(shape: tuple[int, ...]) -> None:
-    family = FAMILIES["playground25"]
-    model = latents.to_model(torch.zeros(shape), family)
-    for channel, (mean, std) in enumerate(zip(family.mean, family.std, strict=True)):
-        expected = torch.full_like(model[:, channel], -mean / std * family.scale)
-        torch.testing.assert_close(model[:, channel], expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_scaling_keeps_dtype_and_input(dtype: torch.dtype) -> None:
-    raw = draw(1, 4, 2, 2).to(dtype)
-    before = raw.clone()
-    assert latents.to_model(raw, FAMILIES["sdxl"]).dtype == dtype
-    assert latents.to_raw(raw, FAMILIES["sdxl"]).dtype == dtype
-    assert torch.equal(raw, before)
-
-
-def test_unknown_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="'unknown'"):
-        latents.to_model(torch.zeros(1, 4, 1, 1), FAMILIES["unknown"])
-
-
-def test_wrong_channel_count_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"4 channels.*\[1, 16, 2, 2\]"):
-        latents.to_raw(torch.zeros(1, 16, 2, 2), FAMILIES["playground25"])
 
 
 def oracle(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
