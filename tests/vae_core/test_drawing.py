@@ -44,6 +44,7 @@ def test_a_strip_holds_every_picture_whole() -> None:
     pictures = [picture(40, 30), picture(8, 90, 1), picture(200, 3, 2), picture(1, 1, 3)]
     strip = drawing.beside(pictures, ["original", "a caption far longer than it", "", "c"])
     assert all(contains(strip, p) for p in pictures)
+    assert contains(strip, drawing.text("original", drawing.text_size_for(pictures)))
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 9])
