@@ -2,7 +2,15 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-NODES: list[type[io.ComfyNode]] = []
+from .decode import VAELabDecode
+from .encode import VAELabEncode
+from .rescale import VAELabLatentRescale
+
+NODES: list[type[io.ComfyNode]] = [
+    VAELabEncode,
+    VAELabDecode,
+    VAELabLatentRescale,
+]
 
 
 class VAELabExtension(ComfyExtension):

@@ -22,6 +22,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 
+collect_ignore = ["inside"]  # those run in ComfyUI's environment: see test_inside.py
+
 
 class ComfyUI(NamedTuple):
     """A ComfyUI's folder, and the interpreter of its environment."""

@@ -1,0 +1,107 @@
+"""Tests that run in ComfyUI's own process and environment: the nodes as ComfyUI loaded them.
+
+Started by tests/comfyui/test_inside.py, which says where ComfyUI and the laid-out pack are.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from launch import import_on_cpu  # noqa: E402
+
+COMFYUI, PACK = Path(os.environ["VAE_LAB_COMFYUI"]), Path(os.environ["VAE_LAB_PACK"])
+BASE = PACK.parents[1]
+
+kept = sys.argv[:]
+import_on_cpu(COMFYUI)
+sys.argv[1:] = ["--cpu", "--base-directory", str(BASE)]
+import folder_paths  # noqa: E402
+
+import nodes as core  # noqa: E402
+
+sys.argv = kept
+
+
+@pytest.fixture(scope="session")
+def node() -> Callable[[str], type]:
+    """A function that gives one of ComfyUI's nodes by id: its own, and those of the pack."""
+    if not any(name.startswith("VAELab") for name in core.NODE_CLASS_MAPPINGS):
+        assert asyncio.run(core.load_custom_node(str(PACK))), f"{PACK} was not loaded"
+    return core.NODE_CLASS_MAPPINGS.__getitem__
+
+
+def run_node(cls: type, **inputs: Any) -> tuple[Any, ...]:
+    """Run a node as ComfyUI does, under inference mode; what is not given has its default."""
+    given = {part.id: part.default for part in cls.define_schema().inputs if _has_default(part)}
+    with torch.inference_mode():
+        out = cls.execute(**(given | inputs))
+    return out.result if hasattr(out, "result") else out
+
+
+def _has_default(part: Any) -> bool:
+    return not part.optional and getattr(part, "default", None) is not None
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., tuple[Any, ...]]:
+    """Runs a node's body with the defaults of its schema filled in; returns its outputs."""
+    return run_node
+
+
+@pytest.fixture(scope="session")
+def vae() -> Any:
+    """The bundled small VAE in ComfyUI's own class: 4 channels, ratio 8, a true posterior."""
+    import comfy.sd
+    import comfy.utils
+
+    weights = comfy.utils.load_torch_file(str(PACK / "models/kl-f8-small/vae.safetensors"))
+    shape = {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": weights["encoder.conv_in.weight"].shape[0],
+        "ch_mult": _widths(weights),
+        "num_res_blocks": _blocks(weights),
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    return comfy.sd.VAE(sd=weights, config={"params": {"ddconfig": shape, "embed_dim": 4}})
+
+
+def _widths(weights: dict[str, torch.Tensor]) -> list[int]:
+    first = weights["encoder.conv_in.weight"].shape[0]
+    levels = sorted(
+        {int(name.split(".")[2]) for name in weights if name.startswith("encoder.down.")}
+    )
+    last = [weights[f"encoder.down.{level}.block.0.conv2.weight"].shape[0] for level in levels]
+    return [width // first for width in last]
+
+
+def _blocks(weights: dict[str, torch.Tensor]) -> int:
+    return 1 + max(
+        int(name.split(".")[4]) for name in weights if name.startswith("encoder.down.0.block.")
+    )
+
+
+@pytest.fixture(scope="session")
+def pixel_vae() -> Any:
+    """ComfyUI's own VAE that changes nothing: 3 channels, ratio 1."""
+    import comfy.sd
+
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+@pytest.fixture(scope="session")
+def base() -> Path:
+    """ComfyUI's base folder: models, input, output, temp."""
+    assert Path(folder_paths.base_path) == BASE
+    return BASE
