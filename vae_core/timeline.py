@@ -9,7 +9,7 @@ from .easing import ease
 
 PATHS = ("once", "loop", "ping-pong")
 SPANS = ("each step", "whole path")
-SNAP = 1e-12  # a position this near to a key is the key: sines of π/2 and the like are not exact
+SNAP = 1e-12  # this little before a key is the key: a sine of π/4 is not exact
 
 
 class Step(NamedTuple):
@@ -55,8 +55,6 @@ def _position(i: int, parts: int, ways: int, easing: str, span: str) -> tuple[in
         way, rest = divmod(i * ways, parts)  # in whole numbers: keys are met exactly
         return way, ease(rest / parts, easing)
     place = ease(i / parts, easing) * ways
-    if abs(place - round(place)) < SNAP:
-        return round(place), 0.0
     return int(place), place - int(place)
 
 

@@ -197,6 +197,13 @@ class TestSequence:
                 assert frame.dtype == dtype
                 assert torch.equal(frame, keys[step.start]) == (step.share == 0)
 
+    def test_each_frame_lies_between_its_own_keys(self, mode: str, dtype: torch.dtype) -> None:
+        keys = [normal(2, 4, 6, 5, seed=s, dtype=dtype) for s in range(3)]
+        steps = timeline(3, 9, "loop")
+        for step, frame in zip(steps, sequence(keys, steps, mode), strict=True):
+            expected = between(keys[step.start], keys[step.end], mode)(step.share)
+            torch.testing.assert_close(frame, expected)
+
     def test_a_batch_is_its_items_one_by_one(self, mode: str, dtype: torch.dtype) -> None:
         keys = [normal(4, 4, 6, 5, seed=s, dtype=dtype) for s in range(3)]  # batch = channels
         steps = timeline(3, 6)
@@ -270,6 +277,11 @@ class TestMask:
         pixels = cells.repeat_interleave(8, 1).repeat_interleave(8, 2)
         assert torch.equal(fit_mask(pixels, normal(1, 4, 6, 5))[:, 0], cells)
 
+    def test_a_cell_counts_how_much_of_it_is_covered(self) -> None:
+        pixels = torch.zeros(1, 8, 16)
+        pixels[0, :2, 8:] = 1
+        assert fit_mask(pixels, normal(1, 4, 1, 2)).flatten().tolist() == [0, 0.25]
+
     @pytest.mark.parametrize("size", [(1, 1), (3, 9), (7, 11), (64, 64)])
     def test_full_and_empty_masks_stay_so_at_any_size(self, size: tuple[int, int]) -> None:
         for value in (0.0, 1.0):
@@ -304,3 +316,9 @@ class TestResized:
         slope = torch.arange(16.0).expand(1, 1, 16, 16)
         found = resized(slope, 8, 8)[0, 0, 4, 1:-1]
         torch.testing.assert_close(found.diff(), torch.full((5,), 2.0))
+
+    def test_made_smaller_no_cell_is_passed_over(self) -> None:
+        """Plain bilinear sampling of a fine pattern gives one of its phases, not its mean."""
+        stripes = (torch.arange(32) % 4 == 0).float().expand(1, 1, 32, 32)
+        found = resized(stripes, 8, 8)[0, 0, 4, 1:-1]
+        torch.testing.assert_close(found, torch.full((6,), 0.25))
