@@ -50,6 +50,16 @@ def test_one_picture_goes_with_each_of_the_other_batch() -> None:
     assert match(three, one).count == 3
 
 
+def test_batches_and_masks_go_item_by_item() -> None:
+    three, masks = photos(3), torch.zeros(3, 24, 32)
+    masks[torch.arange(3), torch.arange(3), 0] = 1
+    for i in range(3):
+        taken = pair(match(three, three.flip(0), masks), i)
+        assert torch.equal(taken.y, pair(match(three[i : i + 1], three[:1]), 0).y)
+        assert torch.equal(taken.x, pair(match(three[2 - i : 3 - i], three[:1]), 0).y)
+        assert taken.mask is not None and taken.mask.nonzero().tolist() == [[i, 0]]
+
+
 def test_unequal_batches_are_refused() -> None:
     with pytest.raises(ValueError, match="got 2 and 3"):
         match(photos(2), photos(3))
