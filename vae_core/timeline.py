@@ -44,11 +44,6 @@ def timeline(
     return steps + steps[-2:0:-1] if path == "ping-pong" else steps
 
 
-def length(frames: int, path: str) -> int:
-    """Count the steps that a timeline of so many frames has on a path."""
-    return 2 * frames - 2 if path == "ping-pong" else frames
-
-
 def _position(i: int, parts: int, ways: int, easing: str, span: str) -> tuple[int, float]:
     """Find the frame i of `parts` on its way: which of the `ways`, and the share of it."""
     if span == "each step":
