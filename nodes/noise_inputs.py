@@ -83,8 +83,9 @@ def scaling_for(label: str, channels: int, model: Any | None) -> Scaling:
     """Give the scaling of a family, or of the connected model, for latents with C channels."""
     expected = channels_of(label, model)
     if expected not in (None, channels):
+        whose = "the connected model" if label == FROM_MODEL else label
         raise ValueError(
-            f"expected latents with {expected} channels for {label}, got {channels}: choose the "
+            f"expected latents with {expected} channels for {whose}, got {channels}: choose the "
             "family that the latent belongs to."
         )
     return chosen_scaling(label, 1.0, 0.0, model)
