@@ -26,12 +26,12 @@ FIRST = (
     "size and its scaling."
 )
 MODE = (
-    "lerp: straight, (1 - t) a + t b; between unlike keys the contrast sinks on the way. slerp: "
-    "the direction turns evenly about zero, the length goes straight from |a| to |b|. lerp, norm "
-    "kept: the direction of the straight line between the unit vectors, with that same length. "
-    "Slerp works in the space of the latents that come in: raw, or the model's where they carry a "
-    "scaling mark. Raw latents of SD3 and FLUX lie around a mean that is not 0; scale them first "
-    "to turn about the model's zero."
+    "lerp: straight, (1 - t) a + t b; contrast sinks on the way between unlike keys. slerp: the "
+    "direction turns evenly about zero, the length goes straight from |a| to |b|. lerp, norm kept: "
+    "the direction of the straight line between unit vectors, with that same length. Slerp works "
+    "in the space of the latents that come in: raw, or the model's where they carry a scaling "
+    "mark. Raw latents of SD3 and FLUX lie around a mean that is not 0: scale them first to turn "
+    "about the model's zero."
 )
 SCOPE = (
     "What counts as one vector for slerp and norm kept: the whole item (of a video all its "
@@ -52,8 +52,8 @@ EASING = (
     "(out), or at both (in-out, smoothstep)."
 )
 SPAN = (
-    "With three or more keys: ease between each two of them, with a rest at every key, or once "
-    "over the whole path."
+    "With three or more keys. each step: the easing starts anew between each two of them. whole "
+    "path: it acts once from the first to the last, and keys between may fall between frames."
 )
 KEY = (
     "one per input: the inputs are the keys, and their batches go item by item; a batch of 1 "
