@@ -52,17 +52,22 @@ def table(ratio: int, channels: int, image_channels: int = 3) -> list[Row]:
     return [square(side, ratio, channels, image_channels) for side in sides]
 
 
+def cells(rows: list[Row]) -> list[tuple[str, ...]]:
+    """Write the rows as a table of words, its head first; ratios stand behind their figures."""
+    head = ("picture", "8-bit pixels, bytes", "latent values", "fp32 bytes", "fp16 bytes")
+    return [head, *(_texts(row) for row in rows)]
+
+
 def lines(rows: list[Row]) -> list[str]:
-    """Set the rows as aligned text, the ratios behind the figures they belong to."""
-    head = ("picture", "8-bit pixels", "latent values", "fp32 bytes", "fp16 bytes")
-    cells = [head, *(_texts(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    """Set the rows as text, aligned where all letters are equally wide."""
+    table = cells(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(
-            text.rjust(width) if column else text.ljust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+            words.rjust(width) if column else words.ljust(width)
+            for column, (words, width) in enumerate(zip(line, widths, strict=True))
         )
-        for line in cells
+        for line in table
     ]
 
 

@@ -141,10 +141,10 @@ def looks_off(model_std: float, scale: float, is_marked: bool) -> str:
     """Say why a latent does not look like what it is read as; "" where it looks right.
 
     Model latents of a family have a standard deviation near 1, raw ones near 1 / scale. The guess
-    is made where these are at least twice apart, at their geometric mean.
+    is made where these are at least four times apart (SD1, SDXL), at their geometric mean.
     """
     raw_std, expected = model_std / scale, 1 / scale
-    if not (math.isfinite(model_std) and model_std > 0) or 0.5 < scale < 2:
+    if not (math.isfinite(model_std) and model_std > 0) or 0.25 < scale < 4:
         return ""
     if is_marked and _nearer(model_std, expected, 1):
         return (
