@@ -56,7 +56,7 @@ def choose_kind(kind: str, size: tuple[int, int], perceptual: Perceptual | None)
     cannot be had.
     """
     if kind not in KINDS:
-        raise ValueError(f"Expected a heat map among {', '.join(KINDS)}, got {kind!r}.")
+        raise ValueError(f"Expected a heat map among {', '.join(KINDS)}, got {str(kind)[:80]!r}.")
     smallest = {"ssim": WINDOW}
     if perceptual is not None:
         smallest["lpips"] = SMALLEST_SIDE[perceptual.net]
@@ -66,7 +66,7 @@ def choose_kind(kind: str, size: tuple[int, int], perceptual: Perceptual | None)
     if kind == "lpips" and perceptual is None:
         raise ValueError(
             "Expected LPIPS weights for a heat map of LPIPS, got none: choose the network under "
-            "'lpips' and put its file into ComfyUI's models/vae_lab, or choose another heat map."
+            "'lpips_net' and put its file into models/vae_lab, or choose another heat map."
         )
     if kind in smallest and kind not in possible:
         raise ValueError(

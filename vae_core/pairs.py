@@ -133,9 +133,9 @@ def _quantised(image: Tensor) -> tuple[Tensor, int]:
 
 
 def _colour(images: Tensor, name: str) -> Tensor:
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[3] < CHANNELS:
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[3] not in (3, 4):
         got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"Expected {name} as images [B, H, W, 3], got {got}.")
+        raise ValueError(f"Expected {name} as images [B, H, W, 3] or [B, H, W, 4], got {got}.")
     if not images.numel():
         raise ValueError(f"Expected {name} with pictures in it, got shape {list(images.shape)}.")
     if not images.is_floating_point():

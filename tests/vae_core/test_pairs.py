@@ -97,7 +97,14 @@ def test_a_fourth_channel_is_left_out_and_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [torch.zeros(24, 32, 3), torch.zeros(1, 24, 32, 1), torch.zeros(1, 0, 32, 3), None]
+    "wrong",
+    [
+        torch.zeros(24, 32, 3),
+        torch.zeros(1, 24, 32, 1),
+        torch.zeros(1, 3, 24, 32),
+        torch.zeros(1, 0, 32, 3),
+        None,
+    ],
 )
 def test_what_is_no_picture_is_refused(wrong: torch.Tensor | None) -> None:
     with pytest.raises(ValueError, match="Expected reconstruction"):
