@@ -28,7 +28,7 @@ def test_pictures_make_batches_though_their_regions_differ() -> None:
     assert absolute.shape == signed.shape == (3, 30, 40, 3)
     assert strips.shape[0] == heat.shape[0] == 3 and heat.shape[2] > 40
     for images in (strips, absolute, signed, heat):
-        assert images.dtype == torch.float32 and 0 <= images.min() and images.max() <= 1
+        assert images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1
 
 
 def test_numbers_are_means_a_shift_and_a_list() -> None:
