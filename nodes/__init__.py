@@ -4,12 +4,16 @@ from comfy_api.latest import ComfyExtension, io
 
 from .decode import VAELabDecode
 from .encode import VAELabEncode
+from .load_vae import VAELabLoadVAE
+from .reconstruct import VAELabReconstruct
 from .rescale import VAELabLatentRescale
 
 NODES: list[type[io.ComfyNode]] = [
     VAELabEncode,
     VAELabDecode,
     VAELabLatentRescale,
+    VAELabReconstruct,
+    VAELabLoadVAE,
 ]
 
 

@@ -1,0 +1,222 @@
+"""VAE Reconstruct: pictures through a VAE and back, as often as asked, and what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..vae_core.drawing import from_pil
+from ..vae_core.drift import (
+    Trip,
+    cut_off,
+    in_words,
+    mean_psnr,
+    measure_trip,
+    rounded,
+    to_csv,
+    trip_seed,
+)
+from ..vae_core.drift_chart import chart
+from ..vae_core.fit import Window, cut, describe_window
+from ..vae_core.scaling import NONE
+from .encode import CROP, MEAN, PAD, SAMPLE, assembled, checked_images, drawn, fit
+from .latent_dict import Latent, bounded, checked_number
+from .loops import progress
+from .posterior import encode_posterior
+from .schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
+
+NAME = "VAE Reconstruct"
+MOST_TRIPS = 64
+BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "nothing": lambda images: images,
+    "8 bits, rounded": rounded,
+    "8 bits, as Save Image": cut_off,
+}
+
+
+class Journey(NamedTuple):
+    """Where the pictures came to: each trip's pictures and figures, the last latent, the window."""
+
+    pictures: list[Tensor]
+    trips: list[Trip]
+    latent: Latent
+    window: Window
+
+
+class VAELabReconstruct(io.ComfyNode):
+    """The node; one trip with the mean equals core's VAE Encode and VAE Decode exactly."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="VAELabReconstruct",
+            display_name=NAME,
+            description="Encodes and decodes pictures, once or again and again, and measures how "
+            "far they drift: what a chain of edits costs before any of them. One trip equals "
+            "ComfyUI's own VAE Encode and VAE Decode.",
+            search_aliases=["round trip", "vae drift", "generation loss", "encode decode", "psnr"],
+            inputs=inputs(),
+            outputs=outputs(),
+        )
+
+    @classmethod
+    @node_body(NAME)
+    def execute(
+        cls,
+        pixels: Tensor,
+        vae: Any,
+        trips: int,
+        posterior: str,
+        seed: int,
+        between_trips: str,
+        uneven_size: str,
+    ) -> io.NodeOutput:
+        count = int(checked_number(trips, "trips", 1, MOST_TRIPS))
+        first = int(checked_number(seed, "seed", 0, LARGEST_SEED))
+        images = checked_images(pixels, vae)
+        bounded((count, *images.shape), "pictures of all trips")
+        draw = first if posterior == SAMPLE else None
+        found = travel(images, vae, count, draw, step(between_trips), uneven_size == PAD)
+        curves = chart(*curves_of(found.trips))
+        return io.NodeOutput(
+            found.pictures[-1],
+            torch.stack(found.pictures, 1).flatten(0, 1),
+            found.latent,
+            mean_psnr(found.trips[0]),
+            mean_psnr(found.trips[-1]),
+            told(images, found, draw, between_trips),
+            to_csv(found.trips),
+            from_pil(curves).unsqueeze(0),
+        )
+
+
+def inputs() -> list[io.Input]:
+    """Describe what goes in."""
+    return [
+        socket(io.Image, "pixels", tooltip="Pictures [B, H, W, 3] in 0..1."),
+        socket(io.Vae, "vae", tooltip="The VAE to measure."),
+        socket(
+            io.Int,
+            "trips",
+            default=1,
+            min=1,
+            max=MOST_TRIPS,
+            tooltip=f"How often each picture is encoded and decoded again, 1 to {MOST_TRIPS}.",
+        ),
+        socket(
+            io.Combo,
+            "posterior",
+            options=[MEAN, SAMPLE],
+            default=MEAN,
+            tooltip="The mean of the posterior, or mean + σ x noise, drawn anew for each trip and "
+            "picture from the seed below.",
+        ),
+        seed_socket("seed", "the posterior samples"),
+        socket(
+            io.Combo,
+            "between_trips",
+            options=list(BETWEEN),
+            default=next(iter(BETWEEN)),
+            tooltip="What happens to a picture before the next trip: nothing, rounding to 8 bits, "
+            "or the cutting off to 8 bits of ComfyUI's Save Image.",
+        ),
+        socket(
+            io.Combo,
+            "uneven_size",
+            options=[CROP, PAD],
+            default=CROP,
+            tooltip="For sides that are no multiple of the VAE's ratio (8 pixels for SD): compare "
+            "on the centre crop that ComfyUI makes, or repeat the edges and cut them off again.",
+        ),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    """Describe what comes out."""
+    return [
+        result(io.Image, "image", "The pictures after the last trip, [B, H, W, 3] in 0..1."),
+        result(
+            io.Image, "all_trips", "The pictures after every trip: all of the first, then the next"
+        ),
+        result(io.Latent, "latent", "The raw latent of the last trip."),
+        result(io.Float, "psnr_first", "PSNR in dB to the original after trip 1, mean of pictures"),
+        result(io.Float, "psnr_last", "PSNR in dB to the original after the last trip, mean."),
+        result(io.String, "info", "Pixels compared, posterior and seed, drift in words."),
+        result(io.String, "csv", "A row per trip and picture: PSNR in dB, errors on 0..1."),
+        result(io.Image, "chart", "PSNR over trips: to the original, and to the trip before."),
+    ]
+
+
+def step(label: str) -> Callable[[Tensor], Tensor]:
+    """Turn the widget into what is done to pictures between two trips."""
+    if label not in BETWEEN:
+        raise ValueError(f"expected between_trips among {', '.join(BETWEEN)}, got {label!r}.")
+    return BETWEEN[label]
+
+
+def travel(
+    images: Tensor,
+    vae: Any,
+    trips: int,
+    seed: int | None,
+    between: Callable[[Tensor], Tensor],
+    pad: bool,
+) -> Journey:
+    """Send images through the VAE `trips` times; a seed draws from the posterior, None its mean.
+
+    Figures compare the pixels that come back: the centre crop, or all of them when padded.
+    """
+    _, window = fit(images, vae, pad)
+    original = images if pad else cut(images, window)
+    pictures: list[Tensor] = []
+    figures: list[Trip] = []
+    for trip in progress(range(1, trips + 1)):
+        # the first trip takes the picture as it came: the VAE crops it as it always does
+        given = between(pictures[-1]) if pictures else images
+        fitted, window_of_trip = fit(given, vae, pad)
+        found = encode_posterior(vae, fitted)
+        raw = found.mean if seed is None else drawn(found, trip_seed(seed, trip))
+        decoded = of_size(vae.decode(raw), fitted)
+        current = cut(decoded, window_of_trip) if pad else decoded
+        figures.append(measure_trip(original, pictures[-1] if pictures else original, current))
+        pictures.append(current)
+    latent = assembled(raw, found, NONE, window_of_trip if pad else None, fitted)
+    return Journey(pictures, figures, latent, window)
+
+
+def of_size(decoded: Tensor, fitted: Tensor) -> Tensor:
+    """Give decoded pictures as a batch; ValueError if they are other pictures than went in."""
+    if decoded.ndim == 5:
+        decoded = decoded.reshape(-1, *decoded.shape[-3:])
+    if decoded.shape != fitted.shape:
+        raise ValueError(
+            f"expected a VAE that gives back what it gets, got {list(decoded.shape)} for "
+            f"{list(fitted.shape)}: give a video VAE one picture at a time."
+        )
+    return decoded
+
+
+def curves_of(trips: list[Trip]) -> tuple[list[float], list[float]]:
+    """Give the two curves of the chart: means over the pictures."""
+    before = [mean_psnr(trip._replace(psnr=trip.psnr_previous)) for trip in trips]
+    return [mean_psnr(trip) for trip in trips], before
+
+
+def told(images: Tensor, found: Journey, seed: int | None, between: str) -> str:
+    """Say what was done, and how far the pictures went."""
+    height, width = images.shape[1:3]
+    count = len(found.trips)
+    whole = found.pictures[-1].shape[1:3] == (height, width)
+    window = (0, 0, height, width) if whole else found.window
+    return "\n".join(
+        [
+            f"pictures: {len(images)}, {describe_window(window, height, width)}",
+            f"trips: {count}, between them: {between}",
+            "posterior: mean" if seed is None else f"posterior: sampled, seed {seed}",
+            *in_words(found.trips),
+        ]
+    )
