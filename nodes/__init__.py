@@ -4,15 +4,23 @@ from comfy_api.latest import ComfyExtension, io
 
 from .decode import VAELabDecode
 from .encode import VAELabEncode
+from .latent_interpolate import VAELabLatentInterpolate
+from .latent_noise import VAELabLatentNoise
+from .latent_sample import VAELabLatentSample
 from .load_vae import VAELabLoadVAE
 from .reconstruct import VAELabReconstruct
+from .reconstruction_diff import VAELabReconstructionDiff
 from .rescale import VAELabLatentRescale
 
 NODES: list[type[io.ComfyNode]] = [
     VAELabEncode,
     VAELabDecode,
+    VAELabLatentInterpolate,
+    VAELabLatentNoise,
+    VAELabReconstructionDiff,
     VAELabLatentRescale,
     VAELabReconstruct,
+    VAELabLatentSample,
     VAELabLoadVAE,
 ]
 

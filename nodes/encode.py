@@ -36,49 +36,8 @@ class VAELabEncode(io.ComfyNode):
             "raw or scaled for a diffusion model. With the defaults the result equals ComfyUI's "
             "own VAE Encode.",
             search_aliases=["vae encode", "latent scaling", "posterior", "image to latent"],
-            inputs=[
-                socket(io.Image, "pixels", tooltip="Pictures [B, H, W, 3] in 0..1."),
-                socket(io.Vae, "vae", tooltip="The VAE that encodes."),
-                *scaling_sockets("How the latent is scaled after encoding."),
-                socket(
-                    io.Combo,
-                    "posterior",
-                    options=[MEAN, SAMPLE],
-                    default=MEAN,
-                    tooltip="The mean of the posterior, or mean + σ x noise with the seed below.",
-                ),
-                seed_socket("seed", "the posterior sample"),
-                socket(
-                    io.Combo,
-                    "uneven_size",
-                    options=[CROP, PAD],
-                    default=CROP,
-                    tooltip="For sides that are no multiple of the VAE's ratio (8 pixels for SD): "
-                    "crop around the centre, or repeat the edges and let VAE Decode (Scaled) cut "
-                    "them off again.",
-                ),
-                model_socket(),
-            ],
-            outputs=[
-                result(io.Latent, "latent", "The latent, marked when it is scaled."),
-                result(
-                    io.Latent,
-                    "std",
-                    "σ of the posterior, in the latent's own units; NaN where the VAE has none.",
-                ),
-                result(
-                    io.Float,
-                    "kl",
-                    "KL divergence of the posterior from N(0, I), in nats per picture, mean over "
-                    "the batch; NaN where the VAE has no posterior.",
-                ),
-                result(
-                    io.Float,
-                    "compression",
-                    "Values in (pixels x channels) over values out: 48 for SD at any size.",
-                ),
-                result(io.String, "info", "Which pixels the latent stands for, and in what units."),
-            ],
+            inputs=inputs(),
+            outputs=outputs(),
         )
 
     @classmethod
@@ -106,6 +65,57 @@ class VAELabEncode(io.ComfyNode):
         info = told(images, window, uneven_size == PAD, chosen, found, compression)
         spread = marked({"samples": apply_spread(std, chosen)}, None)
         return io.NodeOutput(latent, spread, mean_kl(found), compression, info)
+
+
+def inputs() -> list[io.Input]:
+    """Describe what goes in; what came later stands last, as workflows keep widgets by position."""
+    return [
+        socket(io.Image, "pixels", tooltip="Pictures [B, H, W, 3] in 0..1."),
+        socket(io.Vae, "vae", tooltip="The VAE that encodes."),
+        *scaling_sockets("How the latent is scaled after encoding."),
+        socket(
+            io.Combo,
+            "posterior",
+            options=[MEAN, SAMPLE],
+            default=MEAN,
+            tooltip="The mean of the posterior, or mean + σ x noise with the seed below.",
+        ),
+        seed_socket("seed", "the posterior sample"),
+        socket(
+            io.Combo,
+            "uneven_size",
+            options=[CROP, PAD],
+            default=CROP,
+            tooltip="For sides that are no multiple of the VAE's ratio (8 pixels for SD): "
+            "crop around the centre, or repeat the edges and let VAE Decode (Scaled) cut "
+            "them off again.",
+        ),
+        model_socket(),
+    ]
+
+
+def outputs() -> list[io.Output]:
+    """Describe what comes out."""
+    return [
+        result(io.Latent, "latent", "The latent, marked when it is scaled."),
+        result(
+            io.Latent,
+            "std",
+            "σ of the posterior, in the latent's own units; NaN where the VAE has none.",
+        ),
+        result(
+            io.Float,
+            "kl",
+            "KL divergence of the posterior from N(0, I), in nats per picture, mean over "
+            "the batch; NaN where the VAE has no posterior.",
+        ),
+        result(
+            io.Float,
+            "compression",
+            "Values in (pixels x channels) over values out: 48 for SD at any size.",
+        ),
+        result(io.String, "info", "Which pixels the latent stands for, and in what units."),
+    ]
 
 
 def checked_images(pixels: Tensor, vae: Any) -> Tensor:

@@ -40,19 +40,23 @@ class ComfyUI(NamedTuple):
 class Server:
     """A running ComfyUI server, spoken to over HTTP."""
 
-    def __init__(self, url: str, base: Path, log: Path) -> None:
-        self.url, self.base, self.log = url, base, log
+    def __init__(self, url: str, base: Path, log: Path, process: subprocess.Popen[bytes]) -> None:
+        self.url, self.base, self.log, self.process = url, base, log, process
+
+    def text(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return answer.read().decode("utf-8")
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
-            return json.load(answer)
+        return json.loads(self.text(path))
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         data = json.dumps(body).encode()
         kind = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, kind)
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+            text = answer.read()
+        return json.loads(text) if text else None
 
     def queue(self, prompt: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
         """Run an API-format prompt to its end and return its history entry."""
@@ -182,7 +186,7 @@ def server(
     with log.open("wb") as output:
         command = server_command(comfyui, base, *options)
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    running = Server(f"http://127.0.0.1:{port}", base, log)
+    running = Server(f"http://127.0.0.1:{port}", base, log, process)
 
     def answers() -> bool:
         if process.poll() is not None:
