@@ -110,7 +110,7 @@ def _draw_sockets() -> list[io.Input]:
             default=1,
             min=1,
             max=LARGEST_BATCH,
-            tooltip="How many latents; with a connected latent, how many for each of its items.",
+            tooltip="How many latents, 1 to 4096; with a connected latent, for each of its items.",
         ),
         socket(
             io.Float,
@@ -131,10 +131,13 @@ def _size_sockets() -> list[io.Input]:
     advanced = {"advanced": True}
     return [
         socket(
-            io.Int, "width", **side, tooltip="Prior only: width of the decoded picture, pixels."
+            io.Int, "width", **side, tooltip="Prior only: width of the picture, 8 to 16384 pixels."
         ),
         socket(
-            io.Int, "height", **side, tooltip="Prior only: height of the decoded picture, pixels."
+            io.Int,
+            "height",
+            **side,
+            tooltip="Prior only: height of the picture, 8 to 16384 pixels.",
         ),
         socket(
             io.Int,
@@ -142,7 +145,7 @@ def _size_sockets() -> list[io.Input]:
             default=1,
             min=1,
             max=MOST_FRAMES,
-            tooltip="Prior only, and only with a video VAE: length of the decoded video, frames.",
+            tooltip="Prior only, and only with a video VAE: length of the video, 1 to 4096 frames.",
         ),
         socket(
             io.Combo,
