@@ -22,6 +22,7 @@ from .projection import project_positions
 
 TILES_SIDE, SMALLEST_TILE, LARGEST_TILE = 1024, 64, 256  # pixels
 LARGEST_RGB, USUAL_RGB = 4096, 512  # pixels of a side
+MOST_PIXELS = 2**26  # of all pictures in colour together: 805 MB
 ROBUST = 99  # percentile of the first component that has full colour
 
 
@@ -109,14 +110,14 @@ def rgb_from_components(item: Tensor) -> Tensor:
     return (0.5 + places / (2 * spread)).clamp(0, 1).float().view(height, width, 3)
 
 
-def rgb_factor(height: int, width: int, ratio: int | None) -> int:
-    """Choose by how many pixels a cell is shown: the VAE's ratio, as far as the picture allows.
+def rgb_factor(height: int, width: int, ratio: int | None, count: int = 1) -> int:
+    """Choose by how many pixels a cell is shown: the VAE's ratio, as far as memory allows.
 
-    Without a ratio, the picture gets about 512 pixels, which says nothing about the decoded size.
+    `count` pictures are held at once. Without a ratio a picture gets about 512 pixels, which says
+    nothing about the decoded size.
     """
-    longest = max(height, width)
-    limit = USUAL_RGB if ratio is None else LARGEST_RGB
-    return max(1, min(ratio or USUAL_RGB, limit // longest))
+    limit = USUAL_RGB if ratio is None else min(LARGEST_RGB, math.isqrt(MOST_PIXELS // count))
+    return max(1, min(ratio or USUAL_RGB, limit // max(height, width)))
 
 
 def enlarged(image: Tensor, factor: int) -> Tensor:

@@ -50,6 +50,11 @@ class Findings(NamedTuple):
         """The figures of the whole batch."""
         return summaries(pooled(self.parts))[0]
 
+    @property
+    def table(self) -> list[tuple[str, ...]]:
+        """The table of sizes, its head first."""
+        return compression.cells(self.rows)
+
 
 def as_text(found: Findings) -> str:
     """Write the findings for people."""
@@ -107,8 +112,8 @@ def lost_in_words(whole: Summary) -> list[str]:
 
 
 def _in_words(shape: Sequence[int]) -> str:
-    frames = f" of {shape[2]} frames" if len(shape) == 5 else ""
-    return f"{shape[0]} x {shape[1]} channels{frames}, {shape[-1]} x {shape[-2]} cells"
+    frames = f" and {shape[2]} frames" if len(shape) == 5 else ""
+    return f"{shape[0]} items of {shape[1]} channels{frames}, {shape[-1]} x {shape[-2]} cells"
 
 
 def _listed(name: str, parts: Sequence[Summary]) -> list[str]:

@@ -99,6 +99,11 @@ def test_cells_are_enlarged_by_the_ratio_of_the_vae(height, width, ratio, expect
     assert latent_pictures.rgb_factor(height, width, ratio) == expected
 
 
+def test_many_large_pictures_are_enlarged_less() -> None:
+    assert latent_pictures.rgb_factor(256, 256, 8, count=1) == 8
+    assert latent_pictures.rgb_factor(256, 256, 8, count=32) == 5
+
+
 def test_enlarging_repeats_whole_pixels() -> None:
     image = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(0))
     got = latent_pictures.enlarged(image, 4)

@@ -71,7 +71,7 @@ def test_text_names_everything() -> None:
     z = latent(2, 4, 3, 3, 5)
     text = as_text(found(z, kl=36.0, warnings=["looks already scaled"]))
     for part in (
-        "2 x 4 channels of 3 frames, 5 x 3 cells",
+        "2 items of 4 channels and 3 frames, 5 x 3 cells",
         "WARNING: looks already scaled",
         "Item 1: mean",
         "Channel 3: mean",
