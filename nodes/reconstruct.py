@@ -79,8 +79,10 @@ class VAELabReconstruct(io.ComfyNode):
         first = int(checked_number(seed, "seed", 0, LARGEST_SEED))
         images = checked_images(pixels, vae)
         bounded((count, *images.shape), "pictures of all trips")
-        draw = first if posterior == SAMPLE else None
-        found = travel(images, vae, count, draw, step(between_trips), uneven_size == PAD)
+        draw = first if chosen(posterior, "posterior", [MEAN, SAMPLE]) == SAMPLE else None
+        pad = chosen(uneven_size, "uneven_size", [CROP, PAD]) == PAD
+        between = BETWEEN[chosen(between_trips, "between_trips", list(BETWEEN))]
+        found = travel(images, vae, count, draw, between, pad)
         curves = chart(*curves_of(found.trips))
         return io.NodeOutput(
             found.pictures[-1],
@@ -151,11 +153,11 @@ def outputs() -> list[io.Output]:
     ]
 
 
-def step(label: str) -> Callable[[Tensor], Tensor]:
-    """Turn the widget into what is done to pictures between two trips."""
-    if label not in BETWEEN:
-        raise ValueError(f"expected between_trips among {', '.join(BETWEEN)}, got {label!r}.")
-    return BETWEEN[label]
+def chosen(value: str, name: str, options: list[str]) -> str:
+    """Give a choice of a list, or raise: ComfyUI does not check the lists of V3 nodes."""
+    if value not in options:
+        raise ValueError(f"expected {name} among {', '.join(options)}, got {value!r}.")
+    return value
 
 
 def travel(

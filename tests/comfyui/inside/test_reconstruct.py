@@ -205,7 +205,17 @@ def test_hostile_numbers_of_trips_are_refused(reconstruct, trips):
         reconstruct(picture(64, 64), trips=trips)
 
 
-@pytest.mark.parametrize("widgets", [{"seed": -1}, {"seed": math.nan}, {"between_trips": "?"}])
+@pytest.mark.parametrize(
+    "widgets",
+    [
+        {"seed": -1},
+        {"seed": 2**64},
+        {"seed": math.nan},
+        {"between_trips": "?"},
+        {"posterior": "?"},
+        {"uneven_size": None},
+    ],
+)
 def test_other_hostile_widgets_are_refused(reconstruct, widgets):
     with pytest.raises(ValueError, match="^VAE Reconstruct: expected "):
         reconstruct(picture(64, 64), **widgets)
