@@ -57,18 +57,21 @@ def shipped(project: Path) -> list[Path]:
 
 
 def _patterns(ignore_file: Path) -> list[str]:
-    """The names in an ignore file; ours hold plain names and `*`, no slash but at the end."""
+    """The names in an ignore file; ours hold plain names and `*`, and a slash at an end or both."""
     lines = (line.strip() for line in ignore_file.read_text("utf-8").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def _files(root: Path, patterns: list[str]) -> list[Path]:
-    def is_ignored(name: str, is_folder: bool) -> bool:
-        as_folder = name + "/" if is_folder else name
-        return any(fnmatch(name, p) or fnmatch(as_folder, p) for p in patterns)
+    def is_ignored(name: str, is_folder: bool, at_root: bool) -> bool:
+        names = [name, name + "/"] if is_folder else [name]
+        if at_root:  # a leading slash ties a pattern to the root
+            names += ["/" + each for each in names]
+        return any(fnmatch(each, pattern) for each in names for pattern in patterns)
 
     found = []
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name != ".git" and not is_ignored(name, True)]
-        found += [Path(folder, name) for name in names if not is_ignored(name, False)]
+        top = Path(folder) == root
+        folders[:] = [f for f in folders if f != ".git" and not is_ignored(f, True, top)]
+        found += [Path(folder, name) for name in names if not is_ignored(name, False, top)]
     return [path.relative_to(root) for path in found]

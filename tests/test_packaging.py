@@ -113,16 +113,17 @@ def test_publishing_waits_for_the_tests_and_for_the_right_owner(project):
 
 
 def test_ignore_files_hold_plain_names(project):
-    """The tests read them with a simple rule (conftest.py): names, `*`, a slash at the end."""
+    """The tests read them with a simple rule (conftest.py): names, `*`, a slash at either end."""
     for name in (".gitignore", ".comfyignore"):
         for line in (project / name).read_text("utf-8").splitlines():
-            assert line.startswith("#") or re.fullmatch(r"[\w.*-]+/?", line), (name, line)
+            assert line.startswith("#") or re.fullmatch(r"/?[\w.*-]+/?", line), (name, line)
 
 
 def test_the_archive_holds_the_nodes_and_what_they_need(project, shipped):
     names = {file.as_posix() for file in shipped}
     needed = {"__init__.py", "nodes/__init__.py", "vae_core/__init__.py", "pyproject.toml"}
     needed |= {"LICENSE", "README.md", "models/kl-f8-small/vae.safetensors"}
+    needed |= {"locales/zh/nodeDefs.json", "web/docs/VAELabEncode/en.md"}
     assert needed <= names
     assert not {file.parts[0] for file in shipped} & {"tests", "trainer", "benchmarks", ".github"}
     assert sum((project / file).stat().st_size for file in shipped) < 20e6

@@ -21,6 +21,12 @@ def test_loads_under_an_absurd_folder_name(server, pack_name):
     assert log.count(pack_name) == 1  # nothing else is said of it
 
 
+def test_loads_under_a_name_with_blanks(load_only, lay_pack, new_base, tmp_path):
+    base = new_base(tmp_path / "base")
+    lay_pack(base, "vae lab (copy of copy)")
+    assert FAILED not in import_line(load_only(base), "vae lab (copy of copy)")
+
+
 def test_its_nodes_are_there_and_no_core_node_is_lost(server):
     known = server.get("/object_info")
     assert {"VAELoader", "VAEDecode", "VAEEncode", "SaveLatent"} <= known.keys()
