@@ -7,8 +7,9 @@ import math
 import os
 import shutil
 import socket
-from importlib import import_module
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -108,11 +109,14 @@ def test_heatmaps_had_over_20_outputs_on_one_node(cls):
 
 
 def test_iqa_pack_a_missing_package_took_the_whole_pack_down(cls):
-    """What the node needs beyond ComfyUI's own: nothing. Checked on the modules it loaded."""
-    module = import_module(cls.__module__)
-    for name in ("cv2", "pyiqa", "lpips", "skimage", "matplotlib"):
-        owner = getattr(module, name, None)
-        assert owner is None or owner.__name__.startswith(module.__name__.split(".nodes")[0])
+    """What the pack needs, module by module: nothing that ComfyUI does not bring."""
+    pack = cls.__module__.split(".nodes.")[0]
+    ours = [module for name, module in sys.modules.items() if name.startswith(f"{pack}.")]
+    used = [part for module in ours for part in vars(module).values()]
+    names = {part.__name__ for part in used if isinstance(part, ModuleType)}
+    tops = {name.split(".")[0] for name in names if not name.startswith(pack)}
+    brought = {"torch", "numpy", "PIL", "safetensors", "comfy", "comfy_api", "folder_paths"}
+    assert ours and tops - sys.stdlib_module_names <= brought | {"latent_preview", "node_helpers"}
 
 
 def test_essentials_gives_no_mean_as_a_number(compare):
