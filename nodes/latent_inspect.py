@@ -102,6 +102,22 @@ def _inputs() -> list[io.Input]:
     """Describe what the node takes."""
     return [
         socket(io.Latent, "samples", tooltip="Latents [B, C, h, w], or of a video."),
+        *_readings(),
+        *_drawings(),
+        socket(
+            io.Vae,
+            "vae",
+            optional=True,
+            tooltip="VAE that tells how many pixels a cell stands for. Without one, no ratio is "
+            "assumed.",
+        ),
+        model_socket(),
+    ]
+
+
+def _readings() -> list[io.Input]:
+    """Describe the widgets that say what the latent is, and what is shown of it."""
+    return [
         socket(
             io.Combo,
             "scaling",
@@ -119,6 +135,12 @@ def _inputs() -> list[io.Input]:
             tooltip="The space of all figures, histogram, channels and map: the latent as given, "
             "raw as VAE Encode returns it, or (raw - shift) x scale as the model sees it.",
         ),
+    ]
+
+
+def _drawings() -> list[io.Input]:
+    """Describe the widgets of the pictures."""
+    return [
         socket(
             io.Float,
             "percent_outside",
@@ -146,14 +168,6 @@ def _inputs() -> list[io.Input]:
             tooltip="Frame of a video latent that is drawn, from 0; -1 is the middle one. Figures "
             "cover all frames. Pictures have no frames.",
         ),
-        socket(
-            io.Vae,
-            "vae",
-            optional=True,
-            tooltip="VAE that tells how many pixels a cell stands for. Without one, no ratio is "
-            "assumed.",
-        ),
-        model_socket(),
     ]
 
 
