@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..vae_core.drawing import from_pil
-from ..vae_core.drift import (
-    Trip,
-    cut_off,
-    in_words,
-    mean_psnr,
-    measure_trip,
-    rounded,
-    to_csv,
-    trip_seed,
-)
+from ..vae_core.drift import Trip, cut_off, in_words, mean_psnr, rounded, to_csv
 from ..vae_core.drift_chart import chart
-from ..vae_core.fit import Window, cut, describe_window
-from ..vae_core.scaling import NONE
-from .encode import CROP, MEAN, PAD, SAMPLE, assembled, checked_images, drawn, fit
-from .latent_dict import Latent, bounded, checked_number
-from .loops import progress
-from .posterior import encode_posterior
+from ..vae_core.fit import describe_window
+from .encode import CROP, MEAN, PAD, SAMPLE, checked_images
+from .latent_dict import bounded, checked_number
+from .round_trips import Journey, travel
 from .schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
 
 NAME = "VAE Reconstruct"
@@ -36,15 +25,6 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
     "8 bits, rounded": rounded,
     "8 bits, as Save Image": cut_off,
 }
-
-
-class Journey(NamedTuple):
-    """Where the pictures came to: each trip's pictures and figures, the last latent, the window."""
-
-    pictures: list[Tensor]
-    trips: list[Trip]
-    latent: Latent
-    window: Window
 
 
 class VAELabReconstruct(io.ComfyNode):
@@ -142,14 +122,25 @@ def outputs() -> list[io.Output]:
     return [
         result(io.Image, "image", "The pictures after the last trip, [B, H, W, 3] in 0..1."),
         result(
-            io.Image, "all_trips", "The pictures after every trip: all of the first, then the next"
+            io.Image,
+            "all_trips",
+            "The pictures after every trip, in 0..1: all trips of the first picture, then of the "
+            "next.",
         ),
         result(io.Latent, "latent", "The raw latent of the last trip."),
-        result(io.Float, "psnr_first", "PSNR in dB to the original after trip 1, mean of pictures"),
-        result(io.Float, "psnr_last", "PSNR in dB to the original after the last trip, mean."),
-        result(io.String, "info", "Pixels compared, posterior and seed, drift in words."),
+        result(
+            io.Float, "psnr_first", "PSNR in dB to the original after trip 1, mean over the batch."
+        ),
+        result(
+            io.Float,
+            "psnr_last",
+            "PSNR in dB to the original after the last trip, mean over the batch.",
+        ),
+        result(io.String, "info", "Pixels compared, posterior and seed, and the drift in words."),
         result(io.String, "csv", "A row per trip and picture: PSNR in dB, errors on 0..1."),
-        result(io.Image, "chart", "PSNR over trips: to the original, and to the trip before."),
+        result(
+            io.Image, "chart", "PSNR in dB over trips: to the original, and to the trip before."
+        ),
     ]
 
 
@@ -158,48 +149,6 @@ def chosen(value: str, name: str, options: list[str]) -> str:
     if value not in options:
         raise ValueError(f"expected {name} among {', '.join(options)}, got {value!r}.")
     return value
-
-
-def travel(
-    images: Tensor,
-    vae: Any,
-    trips: int,
-    seed: int | None,
-    between: Callable[[Tensor], Tensor],
-    pad: bool,
-) -> Journey:
-    """Send images through the VAE `trips` times; a seed draws from the posterior, None its mean.
-
-    Figures compare the pixels that come back: the centre crop, or all of them when padded.
-    """
-    _, window = fit(images, vae, pad)
-    original = images if pad else cut(images, window)
-    pictures: list[Tensor] = []
-    figures: list[Trip] = []
-    for trip in progress(range(1, trips + 1)):
-        # the first trip takes the picture as it came: the VAE crops it as it always does
-        given = between(pictures[-1]) if pictures else images
-        fitted, window_of_trip = fit(given, vae, pad)
-        found = encode_posterior(vae, fitted)
-        raw = found.mean if seed is None else drawn(found, trip_seed(seed, trip))
-        decoded = of_size(vae.decode(raw), fitted)
-        current = cut(decoded, window_of_trip) if pad else decoded
-        figures.append(measure_trip(original, pictures[-1] if pictures else original, current))
-        pictures.append(current)
-    latent = assembled(raw, found, NONE, window_of_trip if pad else None, fitted)
-    return Journey(pictures, figures, latent, window)
-
-
-def of_size(decoded: Tensor, fitted: Tensor) -> Tensor:
-    """Give decoded pictures as a batch; ValueError if they are other pictures than went in."""
-    if decoded.ndim == 5:
-        decoded = decoded.reshape(-1, *decoded.shape[-3:])
-    if decoded.shape != fitted.shape:
-        raise ValueError(
-            f"expected a VAE that gives back what it gets, got {list(decoded.shape)} for "
-            f"{list(fitted.shape)}: give a video VAE one picture at a time."
-        )
-    return decoded
 
 
 def curves_of(trips: list[Trip]) -> tuple[list[float], list[float]]:

@@ -100,10 +100,10 @@ def in_words(trips: Sequence[Trip]) -> list[str]:
         levels = ", ".join(
             f"{c} {s * LEVELS:+.2f}" for c, s in zip(COLOURS, shift, strict=True) if s is not None
         )
+        near = f", {number_of(mean(trip.psnr_previous))} dB to the trip before"
         lines.append(
-            f"after trip {number}: PSNR {mean_psnr(trip):.2f} dB to the original, "
-            f"{number_of(mean(trip.psnr_previous))} dB to the trip before, mean shift in 8-bit "
-            f"levels {levels}"
+            f"after trip {number}: PSNR {mean_psnr(trip):.2f} dB to the original"
+            f"{near if number > 1 else ''}, mean shift in 8-bit levels {levels}"
         )
     bad = [number for number, trip in enumerate(trips, 1) if any(trip.not_finite)]
     if bad:

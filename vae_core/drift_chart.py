@@ -32,12 +32,14 @@ def chart(original: Sequence[float], previous: Sequence[float]) -> Image.Image:
 
 
 def span(values: Sequence[float]) -> tuple[float, float]:
-    """Choose the ends of the upright axis: whole numbers around all that is finite."""
+    """Choose the ends of the upright axis: whole numbers at its ticks, around all that is finite.
+
+    It is at least 4 dB high, so that a difference nobody sees does not look like a cliff.
+    """
     finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return 0.0, 1.0
-    low, high = math.floor(min(finite)), math.ceil(max(finite))
-    return float(low), float(max(high, low + 1))
+    low = math.floor(min(finite, default=0.0))
+    step = math.ceil((max(finite, default=0.0) - low) / TICKS)
+    return float(low), float(low + TICKS * max(step, 1))
 
 
 def _place(

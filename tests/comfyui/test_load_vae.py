@@ -1,6 +1,7 @@
 """Load VAE through /prompt: each kind of file decodes and encodes as diffusers does."""
 
 import json
+import shutil
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,7 @@ CASES = {
 }
 
 
-def prompt(label: str) -> dict[str, Any]:
+def prompt(label: str, family: str = "from the file") -> dict[str, Any]:
     """Decode a latent and encode a picture, and keep the exact values as latents."""
 
     def saved(samples: list[Any], prefix: str) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def prompt(label: str) -> dict[str, Any]:
         return {"class_type": kind, "inputs": inputs}
 
     return {
-        "vae": node("VAELabLoadVAE", vae_name=label, family="from the file"),
+        "vae": node("VAELabLoadVAE", vae_name=label, family=family),
         "pixels": node("VAELoader", vae_name="pixel_space"),  # changes nothing
         "latent": node("LoadLatent", latent="given.latent"),
         "photo": node("LoadImage", image="given.png"),
@@ -172,13 +173,13 @@ def photo_into(folder: Path, side: int = 64) -> Tensor:
     return torch.from_numpy(levels.astype(np.float32) / 255)[None]
 
 
-def run(server: Any, label: str, latent: Tensor) -> tuple[Tensor, Tensor, str]:
+def run(server: Any, label: str, latent: Tensor, choice: str) -> tuple[Tensor, Tensor, str]:
     """Queue the prompt: decoded pictures, encoded latents, the node's info."""
     tensors = {"latent_tensor": latent, "latent_format_version_0": torch.empty(0)}
     save_file(tensors, server.base / "input/given.latent")
     for old in (server.base / "output").glob("*.latent"):
         old.unlink()
-    entry = server.queue(prompt(label))
+    entry = server.queue(prompt(label, choice))
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     found = {}
     for name in ("decoded", "encoded"):
@@ -189,11 +190,12 @@ def run(server: Any, label: str, latent: Tensor) -> tuple[Tensor, Tensor, str]:
     return decoded, found["encoded"], info
 
 
-def check(server: Any, label: str, model: Any, family: str) -> str:
+def check(server: Any, label: str, model: Any, family: str, choice: str = "from the file") -> str:
+    """Hold decode and encode of a file against diffusers; return the node's info."""
     photo = photo_into(server.base / "input")
     channels = model.config.latent_channels
     latent = torch.randn(1, channels, 8, 8, generator=torch.Generator().manual_seed(1)) * 3
-    decoded, encoded, info = run(server, label, latent)
+    decoded, encoded, info = run(server, label, latent, choice)
     images, latents = oracle(model, latent, photo, family)
     assert images.std() > 0.005 and decoded.shape == images.shape
     torch.testing.assert_close(decoded, images, atol=2e-5, rtol=0)
@@ -229,6 +231,16 @@ def test_decodes_and_encodes_as_diffusers_does(server, name):
 def test_the_bundled_vae_decodes_as_diffusers_does(server, project):
     info = check(server, "kl-f8-small (bundled)", bundled(project), "unknown")
     assert "family: SD1 / SD2" in info
+
+
+def test_the_published_taesd_decodes_as_diffusers_does(server, assets):
+    """Its file does not say whose latents it takes: the node's choice does."""
+    place = server.base / "models/vae/taesd"
+    shutil.copytree(assets / "models/taesd", place)
+    model = AutoencoderTiny.from_pretrained(assets / "models/taesd").eval()
+    label = "taesd/diffusion_pytorch_model.safetensors"
+    info = check(server, label, model, "sd1", "SD1 / SD2")
+    assert "family: SD1 / SD2 (from the node's choice)" in info and "warning" not in info
 
 
 HOSTILE = ["../x.safetensors", "/etc/passwd", "..\\x", "C:\\x.safetensors", "a\0b", "x" * 5000]

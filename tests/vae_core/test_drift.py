@@ -108,6 +108,7 @@ def test_the_chart_draws_higher_what_is_nearer() -> None:
 
 def test_the_chart_takes_what_has_no_number() -> None:
     assert chart([math.nan], [math.inf]).size[0] >= 512
-    assert span([math.nan, math.inf]) == (0.0, 1.0)
-    assert span([20.2, 20.4, math.inf]) == (20.0, 21.0)
+    assert span([math.nan, math.inf]) == (0.0, 4.0)
+    assert span([20.2, 20.4, math.inf]) == (20.0, 24.0)
+    assert span([-3.5, 31.0]) == (-4.0, 32.0)
     assert chart([31.0] * 64, [40.0] * 64).mode == "RGB"
