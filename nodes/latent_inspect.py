@@ -101,7 +101,12 @@ def _output(cls: type, pictures: tuple[Tensor, ...], found: Findings) -> io.Node
 def _inputs() -> list[io.Input]:
     """Describe what the node takes."""
     return [
-        socket(io.Latent, "samples", tooltip="Latents [B, C, h, w], or of a video."),
+        socket(
+            io.Latent,
+            "samples",
+            tooltip="Latents [B, C, h, w], or [B, C, T, h, w] of a video, raw or "
+            "scaled and marked.",
+        ),
         *_readings(),
         *_drawings(),
         socket(
@@ -175,15 +180,26 @@ def _outputs() -> list[io.Output]:
     """Describe what the node gives."""
     unit = "in units of the chosen space, over all finite values of the batch"
     return [
-        result(io.Image, "histogram", "Densities per channel beside N(0, 1); one picture."),
-        result(io.Image, "channels", f"Every channel, one picture an item; at most {MOST_DRAWN}."),
+        result(
+            io.Image,
+            "histogram",
+            "Densities of the values per channel beside N(0, 1); one picture in 0..1.",
+        ),
+        result(
+            io.Image,
+            "channels",
+            "Every channel in colours, with a legend; one picture in 0..1 for each item, "
+            f"at most {MOST_DRAWN}.",
+        ),
         result(
             io.Image,
             "rgb",
-            "Approximate colours, one picture an item, each cell as many pixels as the VAE's "
-            "ratio. Not a decode.",
+            f"Approximate colours, one picture in 0..1 for each item, at most {MOST_DRAWN}; a cell "
+            "is as many pixels as the VAE's ratio. Not a decode.",
         ),
-        result(io.Image, "map", "Batch items by their two principal components; one picture."),
+        result(
+            io.Image, "map", "Batch items by their two principal components; one picture in 0..1."
+        ),
         result(io.Float, "mean", f"Mean, {unit}."),
         result(io.Float, "std", f"Standard deviation (divided by the count), {unit}."),
         result(io.Float, "min", f"Smallest value, {unit}."),
