@@ -12,10 +12,10 @@ from torch import Tensor
 from ..vae_core.fit import Window, covered, describe_window, padded
 from ..vae_core.latents import kl_per_item, sample
 from ..vae_core.scaling import NONE, Scaling, apply_scaling, apply_spread, describe
-from .latent_dict import Latent, marked
+from .latent_dict import Latent, checked_number, chosen, marked
 from .posterior import Posterior, encode_posterior
 from .scaling_choice import chosen_scaling, model_socket, scaling_sockets
-from .schema import node_body, node_schema, result, seed_socket, socket
+from .schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
 
 NAME = "VAE Encode (Scaled)"
 MEAN, SAMPLE = "mean (ComfyUI standard)", "sample"
@@ -54,16 +54,18 @@ class VAELabEncode(io.ComfyNode):
         uneven_size: str,
         model: Any | None = None,
     ) -> io.NodeOutput:
-        chosen = chosen_scaling(scaling, custom_scale, custom_shift, model)
+        units = chosen_scaling(scaling, custom_scale, custom_shift, model)
+        pad = chosen(uneven_size, "uneven_size", (CROP, PAD)) == PAD
+        sampled = chosen(posterior, "posterior", (MEAN, SAMPLE)) == SAMPLE
         images = checked_images(pixels, vae)
-        fitted, window = fit(images, vae, uneven_size == PAD)
+        fitted, window = fit(images, vae, pad)
         found = encode_posterior(vae, fitted)
-        raw = drawn(found, seed) if posterior == SAMPLE else found.mean
-        latent = assembled(raw, found, chosen, window if uneven_size == PAD else None, fitted)
+        raw = drawn(found, seed) if sampled else found.mean
+        latent = assembled(raw, found, units, window if pad else None, fitted)
         std = found.std if found.std is not None else torch.full_like(found.mean, math.nan)
         compression = fitted.numel() / raw.numel()
-        info = told(images, window, uneven_size == PAD, chosen, found, compression)
-        spread = marked({"samples": apply_spread(std, chosen)}, None)
+        info = told(images, window, pad, units, found, compression)
+        spread = marked({"samples": apply_spread(std, units)}, None)
         return io.NodeOutput(latent, spread, mean_kl(found), compression, info)
 
 
@@ -148,7 +150,8 @@ def drawn(found: Posterior, seed: int) -> Tensor:
     """Sample the posterior with a generator of its own, on the CPU."""
     if found.logvar is None:
         raise ValueError(f"there is nothing to sample: {found.why_none}. Choose the mean.")
-    generator = torch.Generator("cpu").manual_seed(seed)
+    number = int(checked_number(seed, "seed", 0, LARGEST_SEED))
+    generator = torch.Generator("cpu").manual_seed(number)
     noise = torch.randn(found.mean.shape, generator=generator)
     return sample(found.mean.float(), found.logvar, noise.to(found.mean.device)).to(
         found.mean.dtype

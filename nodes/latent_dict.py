@@ -98,6 +98,13 @@ def checked_number(value: float, name: str, low: float, high: float) -> float:
     return value
 
 
+def chosen(value: str, name: str, options: Sequence[str]) -> str:
+    """Give a choice of a list, or raise: ComfyUI does not check the lists of V3 nodes."""
+    if value not in options:
+        raise ValueError(f"expected {name} among {', '.join(options)}, got {str(value)[:80]!r}.")
+    return value
+
+
 def bounded(shape: Sequence[int], name: str) -> None:
     """Refuse a result that no one can have meant, before anything of it is made."""
     values = math.prod(shape)

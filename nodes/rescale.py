@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..vae_core.scaling import NONE, Scaling, apply_scaling, describe, undo_scaling
 from .decode import agreed
-from .latent_dict import Latent, marked, read_mark, read_samples, replaced
+from .latent_dict import Latent, chosen, marked, read_mark, read_samples, replaced
 from .scaling_choice import chosen_scaling, model_socket, scaling_sockets
 from .schema import node_body, node_schema, result, socket
 
@@ -58,15 +58,15 @@ class VAELabLatentRescale(io.ComfyNode):
         model: Any | None = None,
     ) -> io.NodeOutput:
         latent, mark = read_samples(samples, ranks=(3, 4, 5)), read_mark(samples)
-        chosen = chosen_scaling(scaling, custom_scale, custom_shift, model)
-        if direction == TO_RAW:
-            undone = agreed(mark, chosen)
+        units = chosen_scaling(scaling, custom_scale, custom_shift, model)
+        if chosen(direction, "direction", (TO_MODEL, TO_RAW)) == TO_RAW:
+            undone = agreed(mark, units)
             raw = marked(replaced(samples, undo_scaling(latent, undone)), None)
             return io.NodeOutput(raw, f"undone: {describe(undone)}")
-        refuse_twice(mark, chosen)
-        scaled = replaced(samples, apply_scaling(latent, chosen))
-        kept = mark if chosen == NONE else chosen
-        return io.NodeOutput(marked(scaled, kept), f"applied: {describe(chosen)}")
+        refuse_twice(mark, units)
+        scaled = replaced(samples, apply_scaling(latent, units))
+        kept = mark if units == NONE else units
+        return io.NodeOutput(marked(scaled, kept), f"applied: {describe(units)}")
 
 
 def refuse_twice(mark: Scaling | None, chosen: Scaling) -> None:

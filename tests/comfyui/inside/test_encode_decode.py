@@ -251,3 +251,16 @@ def test_a_batch_is_decoded_as_its_items(encode, decode):
     for index in range(3):
         alone = encode(images[index : index + 1])[0]
         torch.testing.assert_close(whole[index : index + 1], alone["samples"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("widget", ["scaling", "posterior", "uneven_size"])
+def test_a_choice_off_the_list_is_refused(encode, widget):
+    with pytest.raises(ValueError, match="off the list"):
+        encode(picture(64, 64), **{widget: "off the list"})
+
+
+def test_a_direction_off_the_list_is_refused(node, run):
+    with pytest.raises(ValueError, match="^Latent Rescale: expected direction among"):
+        run(
+            node("VAELabLatentRescale"), samples={"samples": torch.zeros(1, 4, 2, 2)}, direction="x"
+        )
