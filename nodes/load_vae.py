@@ -20,7 +20,6 @@ from .vae_files import choices, config_beside, path_of, state_of
 
 NAME = "Load VAE (any size)"
 FROM_FILE = "from the file"
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
 SD_WIDTH = 128
 
 
@@ -134,17 +133,6 @@ def fit_to(vae: Any, weights: ComfyWeights) -> None:
     cells = (weights.ratio / 8) ** 2
     vae.memory_used_encode = lambda shape, dtype: encode(shape, dtype) * wider
     vae.memory_used_decode = lambda shape, dtype: decode(shape, dtype) * wider * cells
-    if weights.image_channels == 1:
-        into, out_of = vae.process_input, vae.process_output
-        vae.process_input = lambda pixels: into(grey(pixels))
-        vae.process_output = lambda pixels: out_of(pixels).expand(-1, 3, -1, -1)
-
-
-def grey(pixels: Tensor) -> Tensor:
-    """Turn colour pixels [B, 3, H, W] into their luma [B, 1, H, W]."""
-    if pixels.shape[1] != 3:
-        return pixels[:, :1]
-    return sum(pixels[:, i : i + 1] * share for i, share in enumerate(LUMA))
 
 
 def numbers(scaling: Scaling | None) -> tuple[float, float]:

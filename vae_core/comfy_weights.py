@@ -24,6 +24,7 @@ from .vae_config import TINY_DEFAULTS
 from .vae_file import VaeFile, read_vae
 
 LOAD_VAE = "ComfyUI's own Load VAE takes it, if any node does"
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
 
 # Shapes that ComfyUI knows by their keys: SD, SDXL, SD3, FLUX.1, and the x4 upscaler's.
 _USUAL_WIDTHS = ([128, 256, 512, 512], [128, 256, 512])
@@ -46,7 +47,6 @@ class ComfyWeights(NamedTuple):
     state: dict[str, Tensor]
     config: dict[str, Any] | None
     latent_channels: int
-    image_channels: int  # 3, or 1 for grey pictures
     ratio: int  # pixels along the side of a latent cell
     width: int  # channels of the first level; SD has 128
 
@@ -94,24 +94,38 @@ def comfy_weights(file: VaeFile, scaling: Scaling = NONE) -> ComfyWeights:
 
 
 def _kl(file: VaeFile) -> ComfyWeights:
-    shape = file.architecture
-    config = comfy_config(shape)
+    shape, state = file.architecture, to_ldm(file.state)
     channels = shape["in_channels"]
     if channels != shape["out_channels"] or channels not in (1, 3):
         raise CheckpointError(
             f"takes pictures of {channels} channels and gives {shape['out_channels']}; ComfyUI's "
             "pictures have 3, or 1 that stands for grey"
         )
-    state, latent, widths = (
-        to_ldm(file.state),
+    if channels == 1:
+        state |= colour_ends(state)
+        shape = {**shape, "in_channels": 3, "out_channels": 3}
+    config, latent, widths = (
+        comfy_config(shape),
         shape["latent_channels"],
         shape["block_out_channels"],
     )
     known = is_usual(shape)
     if not known:
         state = {**_identities(latent), **state}
-    ratio = 2 ** (len(widths) - 1)
-    return ComfyWeights(state, None if known else config, latent, channels, ratio, widths[0])
+    return ComfyWeights(state, None if known else config, latent, 2 ** (len(widths) - 1), widths[0])
+
+
+def colour_ends(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make a grey VAE's first and last convolution those of a VAE for colour, under LDM keys.
+
+    The first sees the luma of the three channels, exactly: it is linear, and the shares of luma
+    add up to 1. The last gives the same grey three times.
+    """
+    luma = torch.tensor(LUMA).view(1, 3, 1, 1)
+    first = {"encoder.conv_in.weight": state["encoder.conv_in.weight"].float() * luma}
+    last = {name: state[name] for name in ("decoder.conv_out.weight", "decoder.conv_out.bias")}
+    tripled = {name: t.repeat(3, *[1] * (t.ndim - 1)) for name, t in last.items()}
+    return first | tripled
 
 
 def is_usual(shape: Mapping[str, Any]) -> bool:
@@ -150,4 +164,4 @@ def _tiny(file: VaeFile, scaling: Scaling) -> ComfyWeights:
     scalars = {"vae_scale": torch.tensor(scaling.scale), "vae_shift": torch.tensor(scaling.shift)}
     state = {**to_taesd(file.state), **scalars}
     ratio = 2 ** (len(shape["num_encoder_blocks"]) - 1)
-    return ComfyWeights(state, None, shape["latent_channels"], 3, ratio, 64)
+    return ComfyWeights(state, None, shape["latent_channels"], ratio, 64)

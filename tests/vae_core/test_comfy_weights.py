@@ -5,9 +5,11 @@ That the result decodes as diffusers does is shown in a real ComfyUI (tests/comf
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from PIL import Image
 
 from vae_core.checkpoint import write_safetensors
 from vae_core.comfy_weights import comfy_weights, is_usual, other_kind, read_for_comfy, taesd_shift
@@ -82,7 +84,7 @@ def test_a_small_vae_gets_its_shape_and_ldm_keys(file: Path, old_names: bool) ->
         for ours, old in new.items():
             state = {name.replace(f".{ours}.", f".{old}."): t for name, t in state.items()}
     found = comfy_weights(read_for_comfy(saved(file, state)))
-    assert (found.latent_channels, found.image_channels, found.ratio, found.width) == (3, 3, 4, 32)
+    assert (found.latent_channels, found.ratio, found.width) == (3, 4, 32)
     assert found.config["params"]["embed_dim"] == 3
     expected = to_ldm(vae.state_dict())
     assert found.state.keys() == expected.keys()
@@ -103,6 +105,28 @@ def test_one_quant_conv_stays_as_it_is(file: Path) -> None:
     found = comfy_weights(read_for_comfy(saved(file, vae.state_dict())))
     assert torch.equal(found.state["quant_conv.weight"], vae.quant_conv.weight)
     assert torch.equal(found.state["post_quant_conv.weight"][..., 0, 0], torch.eye(4))
+
+
+def test_a_grey_vae_becomes_one_of_colour_that_sees_the_luma(file: Path) -> None:
+    """Oracle: Pillow's own conversion to grey, rounded to bytes; and the grey VAE itself."""
+    state = kl(in_channels=1, out_channels=1).state_dict()
+    found = comfy_weights(read_for_comfy(saved(file, state)))
+    assert found.config["params"]["ddconfig"]["in_channels"] == 3
+    picture = torch.randint(0, 256, (9, 7, 3), generator=torch.Generator().manual_seed(0))
+    grey = Image.fromarray(picture.byte().numpy()).convert("L")
+    colour_pixels = (picture / 127.5 - 1).movedim(-1, 0)[None]
+    grey_pixels = (torch.from_numpy(np.array(grey)) / 127.5 - 1)[None, None]
+    weight, bias = state["encoder.conv_in.weight"], state["encoder.conv_in.bias"]
+    given = torch.nn.functional.conv2d(
+        colour_pixels, found.state["encoder.conv_in.weight"], bias, padding=1
+    )
+    expected = torch.nn.functional.conv2d(grey_pixels, weight, bias, padding=1)
+    a_level = 0.5 / 127.5 * float(weight.abs().sum((1, 2, 3)).max()) * 1.2
+    torch.testing.assert_close(given, expected, atol=a_level, rtol=0)
+    for part in ("weight", "bias"):
+        tripled = found.state[f"decoder.conv_out.{part}"]
+        assert len(tripled) == 3
+        assert all(torch.equal(one, state[f"decoder.conv_out.{part}"][0]) for one in tripled)
 
 
 def test_taesd_gets_the_scalars_between_raw_and_model_latents(file: Path) -> None:
