@@ -42,7 +42,7 @@ class VAELabLatentSample(io.ComfyNode):
             description="Draws latents: from the prior N(0, I), in a space that you choose, or "
             "around an encoded picture. Says in which space its N(0, I) is.",
             search_aliases=["prior", "random latent", "posterior sample", "empty latent", "noise"],
-            inputs=[*_draw_sockets(), *_size_sockets(), *_optional_sockets()],
+            inputs=[*_draw_sockets(), *_size_sockets(), *_space_sockets(), *_optional_sockets()],
             outputs=[
                 result(
                     io.Latent,
@@ -126,9 +126,8 @@ def _draw_sockets() -> list[io.Input]:
 
 
 def _size_sockets() -> list[io.Input]:
-    """Describe the size and the space of what comes from the prior."""
+    """Describe the size of what comes from the prior, in pixels."""
     side = {"default": 512, "min": 8, "max": LARGEST_SIDE, "step": 8}
-    advanced = {"advanced": True}
     return [
         socket(
             io.Int, "width", **side, tooltip="Prior only: width of the picture, 8 to 16384 pixels."
@@ -147,6 +146,13 @@ def _size_sockets() -> list[io.Input]:
             max=MOST_FRAMES,
             tooltip="Prior only, and only with a video VAE: length of the video, 1 to 4096 frames.",
         ),
+    ]
+
+
+def _space_sockets() -> list[io.Input]:
+    """Describe the space that N(0, I) is in, and a latent's form where no VAE tells it."""
+    advanced = {"advanced": True}
+    return [
         socket(
             io.Combo,
             "space",
