@@ -104,3 +104,10 @@ def test_a_message_stands_where_no_chart_can() -> None:
     picture = chart_frame.message_chart("title", "The map needs 2 items.")
     assert picture.size == chart_frame.SIZE
     assert len(places_of(from_pil(picture), (232, 234, 237))) > 20
+
+
+@pytest.mark.parametrize("points", [([0, 10], [0, 1]), ([0, 1], [0, 10]), ([3, 3], [-1, 1])])
+def test_every_point_of_a_map_lies_inside_its_frame(points) -> None:
+    plane = latent_charts._square_plane(*points)
+    for x, y in zip(*points, strict=True):
+        assert plane.left < x < plane.right and plane.bottom < y < plane.top
