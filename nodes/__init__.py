@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .decode import VAELabDecode
 from .encode import VAELabEncode
+from .latent_inspect import VAELabLatentInspect
 from .latent_interpolate import VAELabLatentInterpolate
 from .latent_noise import VAELabLatentNoise
 from .latent_sample import VAELabLatentSample
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     VAELabReconstructionDiff,
     VAELabLatentRescale,
     VAELabReconstruct,
+    VAELabLatentInspect,
     VAELabLatentSample,
     VAELabLoadVAE,
 ]

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import colours
-from .figures import Perceptual, distance_map, similarity_map
+from .figures import Perceptual, distance_map
 from .lpips import SMALLEST_SIDE
-from .metrics import WINDOW
+from .metrics import WINDOW, ssim_map
 
 KINDS = ("auto", "lpips", "ssim", "colour", "absolute")
 HIGHEST = {"lpips": 0.5, "ssim": 1.0, "colour": 0.1}  # the error that is brightest
@@ -97,7 +97,7 @@ def heat_colours(heat: HeatMap) -> Tensor:
 
 def _structure(x: Tensor, y: Tensor) -> Tensor:
     """Map 1 - SSIM: [H, W]; the outer five pixels repeat the nearest window."""
-    similarity = similarity_map(x.nan_to_num(0.0), y.nan_to_num(0.0))
+    similarity = ssim_map(x.nan_to_num(0.0), y.nan_to_num(0.0))
     edge = (WINDOW // 2,) * 4
     return 1 - F.pad(similarity.unsqueeze(1), edge, mode="replicate")[0, 0]
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -21,7 +20,6 @@ from .metrics import WINDOW, psnr_from_mse, ssim_map
 from .pairs import Box, Pair, bounding_box
 
 PATCH = 128  # side of the square that a region is resampled to for LPIPS
-BAND = 64  # rows of an SSIM map computed at once: the caches of a processor hold them
 MARGIN = 1.25  # the square around a region, in sides of its box
 
 
@@ -67,7 +65,7 @@ class PairFigures(NamedTuple):
 
 def measure(pair: Pair, perceptual: Perceptual | None = None) -> PairFigures:
     """Measure a pair; LPIPS only where its weights are given and the picture is large enough."""
-    similarity = similarity_map(pair.x, pair.y)[0].double()
+    similarity = ssim_map(pair.x, pair.y)[0].double()
     whole = _figures(pair, None, similarity, distance(pair.x, pair.y, perceptual))
     if pair.mask is None:
         return PairFigures(whole, None, None, None, pair.lost)
@@ -75,14 +73,6 @@ def measure(pair: Pair, perceptual: Perceptual | None = None) -> PairFigures:
     apart = None if box is None else box_distance(pair, box, perceptual)
     inside = _figures(pair, pair.mask, similarity, apart)
     return PairFigures(whole, inside, _figures(pair, ~pair.mask, similarity), box, pair.lost)
-
-
-def similarity_map(x: Tensor, y: Tensor) -> Tensor:
-    """Map SSIM as metrics.ssim_map does, band by band: as many bytes for any height, and faster."""
-    edge = WINDOW - 1
-    starts = range(0, max(x.shape[2] - edge, 1), BAND)
-    bands = [slice(start, start + BAND + edge) for start in starts]
-    return torch.cat([ssim_map(x[:, :, band], y[:, :, band]) for band in bands], 1)
 
 
 def distance(x: Tensor, y: Tensor, perceptual: Perceptual | None) -> float | None:

@@ -13,7 +13,7 @@ import torch
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from vae_core import figure_text, figures, metrics
+from vae_core import figure_text, figures
 from vae_core.figures import Figures, PairFigures, measure
 from vae_core.pairs import Box, Pair, match, pair
 
@@ -77,13 +77,6 @@ def test_regions_as_pooled_pixels(region: str) -> None:
     seen = np.zeros_like(chosen)
     seen[5:-5, 5:-5] = chosen[5:-5, 5:-5]
     assert got.ssim == pytest.approx(full[seen].mean(), abs=1e-6)
-
-
-@pytest.mark.parametrize("height", [1, 10, 11, 73, 74, 75, 138, 139, 200])
-def test_similarity_in_bands_is_that_of_the_whole(height: int) -> None:
-    seed = torch.Generator().manual_seed(height)
-    x, y = (torch.rand(1, 3, height, 20, generator=seed) for _ in range(2))
-    assert torch.equal(figures.similarity_map(x, y), metrics.ssim_map(x, y))
 
 
 def test_box_of_the_mask() -> None:

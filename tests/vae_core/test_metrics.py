@@ -208,3 +208,12 @@ class TestRefusals:
         picture = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
         with pytest.raises(ValueError, match="torch.uint8"):
             metric(picture, picture)
+
+
+@pytest.mark.parametrize("height", [1, 10, 11, 73, 74, 75, 138, 139, 200])
+def test_similarity_in_bands_is_that_of_the_whole(height: int, monkeypatch) -> None:
+    seed = torch.Generator().manual_seed(height)
+    x, y = (torch.rand(2, 3, height, 20, generator=seed) for _ in range(2))
+    banded = metrics.ssim_map(x, y)
+    monkeypatch.setattr(metrics, "BAND", 1000)
+    assert torch.equal(banded, metrics.ssim_map(x, y))

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from comfy_api.latest import io
 from conftest import PACK
 
 IDS = [
@@ -20,6 +21,7 @@ IDS = [
     "VAELabLoadVAE",
 ]
 LANGUAGES = ("en", "zh")
+NEWER = {"compare_view": hasattr(io, "ImageCompare")}
 
 
 @pytest.fixture(params=IDS)
@@ -54,9 +56,8 @@ def test_english_texts_are_those_of_the_schema(schema):
         schema.display_name,
         schema.description,
     )
-    assert {part.id: part.tooltip for part in schema.inputs} == {
-        name: entry["tooltip"] for name, entry in texts["inputs"].items()
-    }
+    tooltips = {name: entry["tooltip"] for name, entry in texts["inputs"].items()}
+    assert {part.id: part.tooltip for part in schema.inputs} == known(tooltips)
     assert [part.tooltip for part in schema.outputs] == [
         texts["outputs"][str(index)]["tooltip"] for index in range(len(schema.outputs))
     ]
@@ -66,13 +67,18 @@ def test_english_texts_are_those_of_the_schema(schema):
 def test_texts_are_complete(schema, language):
     texts = locale(language)[schema.node_id]
     assert texts["display_name"] and texts["description"]
-    assert list(texts["inputs"]) == [part.id for part in schema.inputs]
+    assert list(known(texts["inputs"])) == [part.id for part in schema.inputs]
     assert list(texts["outputs"]) == [str(index) for index in range(len(schema.outputs))]
     for entry in [*texts["inputs"].values(), *texts["outputs"].values()]:
         assert entry["name"] and entry["tooltip"]
     for part in schema.inputs:
         if not reads_files(part):
             assert list(texts["inputs"][part.id].get("options", {})) == options(part)
+
+
+def known(texts: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what the running ComfyUI has no socket for: its slider came with 0.9.0."""
+    return {name: text for name, text in texts.items() if name not in NEWER or NEWER[name]}
 
 
 def reads_files(part: Any) -> bool:
