@@ -62,12 +62,18 @@ def replaced(latent: Latent, samples: Tensor, source: Sequence[int] | None = Non
     if source is None:
         return result
     count = latent["samples"].shape[0]
-    if latent.get("noise_mask") is not None:
-        result["noise_mask"] = _follow(latent["noise_mask"], count, source)
+    mask = latent.get("noise_mask")
+    if mask is not None and not _is_of_frames(mask, latent["samples"]):
+        result["noise_mask"] = _follow(mask, count, source)
     if latent.get("batch_index") is not None:
         old = latent["batch_index"]
         result["batch_index"] = [old[index % len(old)] for index in source]
     return result
+
+
+def _is_of_frames(mask: Tensor, samples: Tensor) -> bool:
+    """Tell whether a mask's first axis counts a video's frames, and not the batch's items."""
+    return samples.ndim == 5 and mask.ndim < 5
 
 
 def _follow(mask: Tensor, count: int, source: Sequence[int]) -> Tensor:
@@ -93,9 +99,15 @@ def marked(latent: Latent, scaling: Scaling | None) -> Latent:
 
 def checked_number(value: float, name: str, low: float, high: float) -> float:
     """Give a finite number within its range, or raise: NaN passes ComfyUI's own checks."""
-    if not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"expected {name} from {low:g} to {high:g}, got {value}.")
+    if not low <= value <= high:  # false for NaN too
+        raise ValueError(f"expected {name} from {low:g} to {high:g}, got {shown_number(value)}.")
     return value
+
+
+def shown_number(value: float) -> str:
+    """Show a number in a message; Python itself refuses to print whole ones of many digits."""
+    beyond = isinstance(value, int) and abs(value) > 10**300
+    return "a number of hundreds of digits" if beyond else str(value)
 
 
 def chosen(value: str, name: str, options: Sequence[str]) -> str:

@@ -60,6 +60,13 @@ def test_fewer_masks_than_items_are_repeated_as_core_does(shared):
     assert torch.equal(new["noise_mask"], latent["noise_mask"][1:2])
 
 
+def test_a_mask_of_a_video_s_frames_stays_whole(shared):
+    frames = torch.rand(5, 8, 8, generator=torch.Generator().manual_seed(0))
+    latent = {"samples": torch.zeros(1, 16, 5, 2, 2), "noise_mask": frames}
+    new = shared["latent_dict"].replaced(latent, torch.zeros(3, 16, 5, 2, 2), [0, 0, 0])
+    assert new["noise_mask"] is frames
+
+
 BAD = [
     ({}, "LATENT"),
     ({"samples": torch.zeros(0, 4, 8, 8)}, r"empty shape \[0, 4, 8, 8\]"),
@@ -82,7 +89,7 @@ def test_a_nested_latent_is_refused(shared):
         shared["latent_dict"].read_samples({"samples": NestedTensor([torch.zeros(1)])})
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 3.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 3.0, 10**5000])
 def test_a_number_out_of_range_is_refused(shared, value):
     with pytest.raises(ValueError, match="from 0 to 2"):
         shared["latent_dict"].checked_number(value, "strength", 0, 2)
