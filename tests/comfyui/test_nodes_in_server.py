@@ -97,7 +97,7 @@ def test_every_node_runs(server, part, start):
         "frames": part("VAELabDecode", samples=["between", 0], vae=["vae", 0]),
         "sample": part("VAELabLatentSample", vae=["vae", 0]),
         "rescale": part("VAELabLatentRescale", samples=["sample", 0], scaling="SDXL"),
-        "trips": part("VAELabReconstruct", vae=["vae", 0], **first_image("VAELabReconstruct")),
+        "trips": part("VAELabReconstruct", pixels=["image", 0], vae=["vae", 0]),
         "inspect": part("VAELabLatentInspect", samples=["encode", 0], vae=["vae", 0]),
         "diff": part(
             "VAELabReconstructionDiff", original=["image", 0], reconstruction=["decode", 0]
@@ -111,10 +111,6 @@ def test_every_node_runs(server, part, start):
     assert status(entry) == "success", error_of(entry)
     assert len(entry["outputs"]["show"]["images"]) == 3
     assert {node for node in prompt} >= entry["outputs"].keys() >= {"inspect", "diff", "keep"}
-
-
-def first_image(kind: str) -> dict[str, Any]:
-    return {"pixels": ["image", 0]}
 
 
 def test_the_schema_is_what_workflows_were_saved_with(info):
@@ -178,7 +174,7 @@ def test_hostile_numbers_are_refused(server, part, start, number):
 def test_an_interrupt_ends_the_loop(server, part, start):
     prompt = start | {
         "large": part("ImageScale", image=["image", 0], width=512, height=512),
-        "trips": part("VAELabReconstruct", pixels=["large", 0], vae=["vae", 0], round_trips=64),
+        "trips": part("VAELabReconstruct", pixels=["large", 0], vae=["vae", 0], trips=64),
         "show": part("PreviewImage", images=["trips", 0]),
     }
     key = server.post("/prompt", {"prompt": prompt})["prompt_id"]
