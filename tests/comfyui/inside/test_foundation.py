@@ -89,7 +89,7 @@ def test_a_nested_latent_is_refused(shared):
         shared["latent_dict"].read_samples({"samples": NestedTensor([torch.zeros(1)])})
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 3.0, 10**5000])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 3.0, 10**4000])
 def test_a_number_out_of_range_is_refused(shared, value):
     with pytest.raises(ValueError, match="from 0 to 2"):
         shared["latent_dict"].checked_number(value, "strength", 0, 2)
