@@ -252,6 +252,15 @@ def test_a_pickle_under_another_name_is_not_opened(load, folder, tmp_path, write
     assert not (tmp_path / "marker").exists()
 
 
+def test_tensors_that_comfyui_would_only_log_are_refused(node, vae):
+    module = sys.modules[node("VAELabLoadVAE").__module__]
+    state = dict(vae.first_stage_model.state_dict())
+    module.check_whole(vae, state)
+    state.pop("post_quant_conv.bias")
+    with pytest.raises(ValueError, match="1 tensors differ, such as 'post_quant_conv.bias'"):
+        module.check_whole(vae, state)
+
+
 HOSTILE = ["../x.safetensors", "/etc/passwd", "..\\x", "C:\\x.safetensors", "a\0b", "x" * 5000]
 HOSTILE += ["", ".", ["a"], {"__value__": "a"}, None, 3, " (checkpoint)", "x (bundled)"]
 
