@@ -259,18 +259,20 @@ def test_a_cancelled_run_stops_before_the_next_trip(reconstruct, vae, monkeypatc
     import comfy.model_management as management
 
     seen = []
-    decode = vae.decode
+    encode, decode = vae.encode, vae.decode
 
-    def watched(latent):
-        seen.append(1)
-        if len(seen) == 2:
+    def watched_decode(latent):
+        images = decode(latent)
+        seen.append("decode")
+        if len(seen) == 4:
             management.interrupt_current_processing()
-        return decode(latent)
+        return images
 
-    monkeypatch.setattr(vae, "decode", watched)
+    monkeypatch.setattr(vae, "decode", watched_decode)
+    monkeypatch.setattr(vae, "encode", lambda images: seen.append("encode") or encode(images))
     with pytest.raises(management.InterruptProcessingException):
         reconstruct(picture(64, 64), trips=5)
-    assert len(seen) == 2
+    assert seen == ["encode", "decode"] * 2
 
 
 def test_progress_is_told_after_every_trip(reconstruct, monkeypatch):
