@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import json
 import shutil
-import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+SIZE = (1600, 900)
+SEARCH = "input[role=combobox]:visible"
 
 READY = """() => window.app?.graph && window.LiteGraph?.registered_node_types?.VAELabEncode
     && window.app.extensionManager"""
 
-# the node's pictures as the page has them, with either way in which frontends keep them
-SHOWN = """() => app.graph._nodes.map(node => {
-    const images = node.imgs ?? [];
-    const output = app.nodeOutputs?.[node.id]?.images ?? [];
-    return {id: String(node.id), type: node.type,
-            loaded: images.filter(i => i.complete && i.naturalWidth).length, sent: output.length};
-})"""
+# the first picture of each node that has drawn one: its width and height
+DRAWN = """() => Object.fromEntries(app.graph._nodes
+    .filter(node => node.imgs?.[0]?.complete && node.imgs[0].naturalWidth)
+    .map(node => [node.id, [node.imgs[0].naturalWidth, node.imgs[0].naturalHeight]]))"""
+
+# what a new node is called, and its widgets, in the page's language
+LABELS = """kind => {
+    const node = LiteGraph.createNode(kind), inputs = {};
+    for (const slot of node.inputs ?? []) inputs[slot.name] = slot.label ?? slot.localized_name;
+    for (const widget of node.widgets ?? []) inputs[widget.name] = widget.label ?? widget.name;
+    delete inputs.control_after_generate;
+    return {title: node.title, inputs};
+}"""
 
 
 def missing() -> str | None:
@@ -38,21 +45,24 @@ def missing() -> str | None:
 
 
 @contextmanager
-def opened(server: Any, locale: str = "en", size: tuple[int, int] = (1600, 900)) -> Iterator[Page]:
-    """Open ComfyUI's page in a browser of its own, in a language."""
+def started() -> Iterator[Any]:
+    """Start a browser without a window."""
     from playwright.sync_api import sync_playwright
 
-    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Locale": locale})
-    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    program = next(filter(None, map(shutil.which, BROWSERS)))
     with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        try:
-            tab = chromium.new_page(viewport={"width": size[0], "height": size[1]})
-            page = Page(server, tab)
-            page.open()
-            yield page
-        finally:
-            chromium.close()
+        browser = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def opened(browser: Any, server: Any, locale: str = "en", size: tuple[int, int] = SIZE) -> Page:
+    """Open ComfyUI's page in a language."""
+    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Locale": locale})
+    tab = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page = Page(server, tab)
+    page.open()
+    return page
 
 
 class Page:
@@ -60,9 +70,8 @@ class Page:
 
     def __init__(self, server: Any, tab: Any) -> None:
         self.server, self.tab = server, tab
-        self.said: list[str] = []  # warnings and errors of the console
-        tab.on("console", lambda m: self.said.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda error: self.said.append(str(error)))
+        self.errors: list[str] = []  # what scripts did not catch
+        tab.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def open(self) -> None:
         self.tab.goto(self.server.url, wait_until="domcontentloaded")
@@ -101,9 +110,32 @@ class Page:
             self.tab.wait_for_timeout(250)
         raise TimeoutError(f"the page's prompt did not end in {seconds} s")
 
-    def shown(self) -> dict[str, dict[str, Any]]:
-        """For each node the pictures that the page got, and of them how many are drawn."""
-        return {node["id"]: node for node in self.run(SHOWN)}
+    def types(self) -> dict[str, str]:
+        """The type of each node on the page, by id."""
+        return self.run("() => Object.fromEntries(app.graph._nodes.map(n => [n.id, n.type]))")
+
+    def drawn(self) -> dict[str, list[int]]:
+        """Width and height of the first picture of each node that shows one."""
+        return self.run(DRAWN)
+
+    def label(self, kind: str) -> dict[str, Any]:
+        """The title of a new node, and the labels of its inputs by name."""
+        return self.run(LABELS, kind)
+
+    def open_search(self) -> None:
+        """Double-click on an empty canvas, as users do."""
+        width, height = self.tab.viewport_size["width"], self.tab.viewport_size["height"]
+        self.run("() => app.graph.clear()")
+        self.tab.wait_for_timeout(1000)
+        self.tab.mouse.dblclick(width / 2, height * 0.7)
+        self.tab.locator(SEARCH).wait_for(timeout=20_000)
+
+    def search(self, words: str) -> list[str]:
+        """What the open node search offers for some words."""
+        self.tab.locator(SEARCH).fill(words)
+        self.tab.wait_for_timeout(1000)
+        found = self.tab.locator("[role=option]").all_inner_texts()
+        return [text.replace("\xa0", " ") for text in found]
 
     def warnings(self) -> list[str]:
         """Texts of dialogs and toasts that stand open."""
@@ -111,6 +143,3 @@ class Page:
             ".p-dialog:visible, .p-toast-message:visible, .comfy-modal:visible"
         )
         return [text.strip() for text in found.all_inner_texts() if text.strip()]
-
-    def help_url(self, pack: str, node: str, file: str) -> str:
-        return f"{self.server.url}/extensions/{urllib.parse.quote(pack)}/docs/{node}/{file}"
