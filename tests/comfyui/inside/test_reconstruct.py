@@ -283,4 +283,5 @@ def test_progress_is_told_after_every_trip(reconstruct, monkeypatch):
         comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: told.append((value, total))
     )
     reconstruct(picture(64, 64), trips=3)
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    # newer versions leave out what follows within a tenth of a second
+    assert told[0] == (1, 3) and told[-1] == (3, 3) and (4, 3) not in told
