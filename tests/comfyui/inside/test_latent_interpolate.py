@@ -57,6 +57,7 @@ def frames(interpolate):
 @pytest.fixture
 def core(run):
     """Core's LatentInterpolate at a ratio, in samples."""
+    import comfy_extras.nodes_post_processing  # noqa: F401 (newer versions: each imports the other)
     from comfy_extras.nodes_latent import LatentInterpolate
 
     return lambda a, b, ratio: run(
