@@ -7,20 +7,11 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from trainer.finetune_decoder import main
-
-SHAPE = {
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 4,
-}
+from tests.conftest import TINY
+from tests.trainer.runs import call_entry, options
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +20,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "tiny"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoencoderKL(**SHAPE).save_pretrained(folder)
+        AutoencoderKL(**TINY).save_pretrained(folder)
     return folder
 
 
@@ -54,17 +45,7 @@ def train(tiny_base: Path, photo_folder: Path) -> Train:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(output: Path, *flags: object) -> int:
-        small = {
-            "--vae": tiny_base, "--data": photo_folder, "--output": output, "--resolution": 32,
-            "--eval-resolution": 32, "--max-steps": 4, "--batch-size": 2, "--lpips-weight": 0,
-            "--workers": 0, "--log-every": 1, "--eval-every": 0, "--sample-photos": 1,
-            "--log-with": "none", "--learning-rate": 1e-3, "--warmup-steps": 0,
-        }  # fmt: skip
-        for state in (AcceleratorState, PartialState):
-            state._reset_state()
-        GradientState._reset_state()
-        argv = [str(part) for pair in small.items() for part in pair]
-        return main(argv + [str(flag) for flag in flags])
+        return call_entry(options(tiny_base, photo_folder, output, *flags))
 
     yield call
     for number, handler in handlers.items():

@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.conftest import TINY
 from trainer.errors import UserError
 from trainer.vae.autoencoder import architecture_of, canonical_sha256, decode, encode
 from trainer.vae.base import load_base
@@ -24,11 +25,9 @@ from vae_core.checkpoint import write_safetensors
 from vae_core.keys import to_ldm, to_taesd
 
 CONFIG = {
+    **TINY,
     "block_out_channels": (32, 64),
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "layers_per_block": 1,
-    "latent_channels": 4,
+    "norm_num_groups": 32,
     "sample_size": 64,
     "scaling_factor": 0.13025,
 }

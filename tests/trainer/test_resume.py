@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.trainer.runs import call_entry, exported
 from trainer.training.checkpoints import all_checkpoints, step_of
 from vae_core.files import sha256_file, write_json
 
@@ -25,10 +26,6 @@ def records(run: Path) -> list[dict]:
     """The logged steps, without the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if "loss" in line]
-
-
-def exported(run: Path) -> bytes:
-    return (run / "export" / "vae.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -55,9 +52,7 @@ def test_resuming_needs_no_options_but_the_folder(train, tmp_path):
     assert train(tmp_path / "run", "--max-steps", 3, *EVERY_STEP) == 0
     before = exported(tmp_path / "run")
     cut_back(tmp_path / "run", 2)
-    from trainer.finetune_decoder import main
-
-    assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
+    assert call_entry(["--output", str(tmp_path / "run"), "--resume"]) == 0
     assert exported(tmp_path / "run") == before
 
 

@@ -7,20 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.trainer.runs import exported, losses
 from trainer.options.toml_file import from_toml
-
-
-def losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def weights(run: Path, step: int, part: str = "weights") -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / f"step_{step:06d}" / f"{part}.safetensors")
-
-
-def exported(run: Path) -> bytes:
-    return (run / "export" / "vae.safetensors").read_bytes()
 
 
 def test_the_decoder_alone_changes(train, tmp_path, tiny_base):
