@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -23,8 +24,8 @@ from trainer.report.figures import place_name
 from trainer.report.pages import HTML_NAME, JSON_NAME, write_report
 from trainer.report.report_data import build_report
 from trainer.report.table import print_table
-from trainer.training.distributed import joined, on_main
-from trainer.training.interrupts import Interrupted, Interrupts
+from trainer.training.distributed import joined, main_first, on_all, on_main
+from trainer.training.interrupts import Interrupts
 from trainer.vae.base import load_base
 
 SMALLEST = 8  # pixels: the least that is left by cropping to multiples of 8
@@ -47,9 +48,8 @@ class Comparison:
 
 def compare_vaes(options: Namespace, accelerator: Accelerator, stop: Interrupts) -> None:
     """Score every VAE on every set and write the report; raises UserError or Interrupted."""
-    with accelerator.main_process_first():
-        vaes = {spec: load_base(spec, options.family).vae for spec in options.vae}
-        perceptual = open_perceptual(options, accelerator)
+    vaes = main_first(accelerator, lambda: open_vaes(options))
+    perceptual = main_first(accelerator, lambda: open_perceptual(options, accelerator))
     sets = on_main(accelerator, lambda: open_sets(options, stop))
     multiple = math.lcm(*map(multiple_for, vaes.values()))
     job = Comparison(options, accelerator, stop, perceptual, vaes, sets, multiple)
@@ -71,6 +71,11 @@ def check_request(options: Namespace) -> None:
 
 
 # Opening
+
+
+def open_vaes(options: Namespace) -> dict[str, nn.Module]:
+    """Load every VAE, in the order in which they were given."""
+    return {spec: load_base(spec, options.family).vae for spec in options.vae}
 
 
 def open_perceptual(options: Namespace, accelerator: Accelerator) -> Perceptual | None:
@@ -131,8 +136,7 @@ def score(job: Comparison, spec: str) -> Scores:
     vae = job.vaes[spec].to(job.accelerator.device)
     scores = {name: _score_set(job, spec, vae, name) for name in job.sets}
     job.vaes[spec].to("cpu")
-    if job.stop.agreed(job.accelerator):
-        raise Interrupted(job.stop.signal)
+    job.stop.leave(job.accelerator)
     return scores
 
 
@@ -144,7 +148,8 @@ def _score_set(job: Comparison, spec: str, vae: nn.Module, name: str) -> list[Ph
         unit=" photos",
         disable=not job.accelerator.is_main_process,
     ) as bar:
-        mine = score_photos(
+        work = partial(
+            score_photos,
             vae,
             job.sets[name],
             job.perceptual,
@@ -156,6 +161,7 @@ def _score_set(job: Comparison, spec: str, vae: nn.Module, name: str) -> list[Ph
             should_stop=job.stop.requested,
             progress=bar.update,
         )
+        mine = on_all(job.accelerator, work)
     return sorted(joined(job.accelerator, mine), key=lambda found: found.id)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from trainer.errors import UserError, sentence
 from trainer.options.command_line import parse_command_line
+from trainer.training.distributed import lost_contact
 from trainer.training.interrupts import Interrupted, Interrupts
 from trainer.training.session import run_session
 from vae_core.checkpoint import CheckpointError
@@ -36,12 +37,21 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(error, FAILED)
     except torch.OutOfMemoryError:
         return _complain(UserError(OUT_OF_MEMORY), FAILED)
+    except RuntimeError as error:
+        if not lost_contact(error):
+            raise
+        return _complain(UserError(LOST_CONTACT), FAILED)
     return 0
 
 
 OUT_OF_MEMORY = (
     "the device is out of memory: lower --batch-size (and raise --gradient-accumulation-steps by "
     "as much), add --activation-memory checkpoint or --mixed-precision bf16, or lower --resolution"
+)
+
+LOST_CONTACT = (
+    "another process of this run has ended, and what it said tells why; the last complete "
+    "checkpoint stands: go on by --resume"
 )
 
 

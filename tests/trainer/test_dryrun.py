@@ -16,7 +16,7 @@ from trainer.options.config import TrainConfig, resolve_vae
 from trainer.photos.skips import Skip
 from trainer.photos.sources import open_photos
 from trainer.training.disk import check_disk, checkpoint_bytes, disk_free, disk_needed, size
-from trainer.training.dryrun import dry_run, start_text
+from trainer.training.dryrun import Plan, dry_run, start_text
 from trainer.training.memory import planned_model
 from trainer.training.optimizer import make_optimizer
 from trainer.training.run import Photos
@@ -69,7 +69,7 @@ def lines_of(text: str) -> dict[str, str]:
 
 def test_the_start_text(tmp_path: Path, base: Base, photos: Photos) -> None:
     config = make(tmp_path, gradient_accumulation_steps=3, max_train_minutes=2.5, max_steps=400)
-    said = lines_of(start_text(config, base, photos, fallback(base), 2, CPU))
+    said = lines_of(start_text(Plan(config, base, photos, fallback(base), 2, CPU)))
     decoder = [
         weight
         for name, weight in base.vae.named_parameters()
@@ -96,7 +96,7 @@ def test_what_is_there_is_not_missed(tmp_path: Path, base: Base, photos: Photos)
     config = make(tmp_path, face_detector_weights="yunet.onnx")
     complete = Photos(photos.train, photos.val, photos.val)
     lpips = Perceptual("lpips-squeeze", True, 16, fallback(base).distance, "a file")
-    said = lines_of(start_text(config, base, complete, lpips, 1, CPU))
+    said = lines_of(start_text(Plan(config, base, complete, lpips, 1, CPU)))
     assert "missing" not in said and "skipped" not in said
     assert "1 general" in said["photos"]
 
@@ -105,7 +105,7 @@ def test_kl_that_trains_is_not_called_reported_only(
     tmp_path: Path, base: Base, photos: Photos
 ) -> None:
     config = make(tmp_path, trainable="all", kl_weight=0.5)
-    said = lines_of(start_text(config, base, photos, fallback(base), 1, CPU))
+    said = lines_of(start_text(Plan(config, base, photos, fallback(base), 1, CPU)))
     assert "weight 0.5" in said["loss"] and "reported only" not in said["loss"]
     assert said["trains"].startswith("encoder and decoder")
 
@@ -117,11 +117,11 @@ def test_crops_must_fit_the_base_and_the_loss(tmp_path: Path, photos: Photos) ->
     file.write_text(json.dumps({"_class_name": "AutoencoderKL", **architecture}), encoding="utf-8")
     base = load_base(str(file))
     with pytest.raises(UserError, match="multiple of 32, .* but got 72: take 64"):
-        start_text(make(tmp_path, resolution=72), base, photos, None, 1, CPU)
+        start_text(Plan(make(tmp_path, resolution=72), base, photos, None, 1, CPU))
     with pytest.raises(UserError, match="at least 64, the least that lpips-vgg can see"):
         config = make(tmp_path, resolution=32)
         blind = Perceptual("lpips-vgg", True, 64, fallback(base).distance)
-        start_text(config, base, photos, blind, 1, CPU)
+        start_text(Plan(config, base, photos, blind, 1, CPU))
 
 
 # The dry run
@@ -129,8 +129,8 @@ def test_crops_must_fit_the_base_and_the_loss(tmp_path: Path, photos: Photos) ->
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, base: Base, photos: Photos) -> None:
     config = make(tmp_path)
-    text = dry_run(config, base, photos, fallback(base), 2, CPU)
-    assert text.startswith(start_text(config, base, photos, fallback(base), 2, CPU))
+    text = dry_run(Plan(config, base, photos, fallback(base), 2, CPU))
+    assert text.startswith(start_text(Plan(config, base, photos, fallback(base), 2, CPU)))
     said = lines_of(text)
     assert said["memory"].startswith("about ") and "expected on cpu" in said["memory"]
     for part in ("weights", "gradients", "gradients in exchange", "optimizer", "averaged weights"):
@@ -146,7 +146,7 @@ def test_memory_that_cannot_be_counted_stops_nothing(
     tmp_path: Path, base: Base, photos: Photos
 ) -> None:
     strange = torch.device("hpu")  # no build of torch knows it without an extension
-    said = lines_of(dry_run(make(tmp_path), base, photos, None, 1, strange))
+    said = lines_of(dry_run(Plan(make(tmp_path), base, photos, None, 1, strange)))
     assert said["memory"].startswith("not known: it could not be counted on hpu")
 
 
@@ -155,7 +155,7 @@ def test_a_dry_run_says_why_the_disk_is_too_small(
 ) -> None:
     config = make(tmp_path, keep_checkpoints=10**12, max_steps=10**12, checkpoint_every=1)
     with pytest.raises(UserError, match=r"of free disk at .*checkpoints of .*--keep-checkpoints"):
-        dry_run(config, base, photos, fallback(base), 1)
+        dry_run(Plan(config, base, photos, fallback(base), 1))
 
 
 # The disk

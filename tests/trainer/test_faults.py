@@ -1,8 +1,11 @@
 """What goes wrong in the midst of a run ends in a sentence and costs no work."""
 
+import errno
 import json
+import os
 import resource
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trainer.training import session
 from trainer.training.checkpoints import all_checkpoints, fault
 from trainer.training.losses import TrainStep
 
@@ -111,6 +115,16 @@ def test_a_vanished_folder_is_made_again_and_the_work_saved(train, at_forward, t
     assert train(run, "--resume") == 0
 
 
+def test_a_run_that_failed_while_it_began_can_begin_again(train, tmp_path, monkeypatch):
+    def broken(path, skips):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(session, "write_skipped", broken)
+    assert train(tmp_path / "run") == 1
+    monkeypatch.undo()
+    assert train(tmp_path / "run", "--resume") == 0
+
+
 def test_a_photo_that_vanishes_is_replaced_and_named(train, photo_folder, tmp_path, at_forward):
     photos = shutil.copytree(photo_folder, tmp_path / "photos")
 
@@ -122,6 +136,31 @@ def test_a_photo_that_vanishes_is_replaced_and_named(train, photo_folder, tmp_pa
     assert train(tmp_path / "run", "--data", photos, "--max-steps", 12) == 0
     named = (tmp_path / "run" / "skipped.csv").read_text()
     assert "chelsea" in named and "unreadable" in named
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400], ids=["back", "forward"])
+def test_a_clock_set_by_a_day_changes_nothing(
+    train, at_forward, tmp_path, capsys, monkeypatch, jump
+):
+    right = time.time
+
+    def set_clock(n, step, terms):
+        if n == FIRST:
+            monkeypatch.setattr(time, "time", lambda: right() + jump)
+
+    at_forward(set_clock)
+    run = tmp_path / "run"
+    flags = ("--max-train-minutes", 60, "--checkpoint-every", 1, "--keep-checkpoints", 2)
+    assert train(run, *flags, "--max-steps", 5) == 0
+    for age, folder in enumerate(all_checkpoints(run / "checkpoints")):
+        for path in (folder, *folder.iterdir()):
+            os.utime(path, (right() - age * 86_400,) * 2)  # the newest step has the oldest files
+    assert train(run, *flags, "--max-steps", 6, "--resume") == 0
+    assert "resumed from step_000005" in capsys.readouterr().out
+    assert saved_steps(run) == ["step_000005", "step_000006"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seconds = [line["seconds"] for line in lines if "seconds" in line]
+    assert len(seconds) == 6 and seconds == sorted(seconds) and 0 < seconds[0] < seconds[-1] < 600
 
 
 def test_running_out_of_memory_names_the_ways_out(train, at_forward, tmp_path, capsys):

@@ -49,6 +49,7 @@ def test_a_run_is_not_written_over(tmp_path):
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path):
+    (tmp_path / "samples").mkdir()  # a folder of ours is no stranger
     (tmp_path / "thesis.docx").write_text("x")
     with pytest.raises(UserError, match=r"not empty \(it holds thesis.docx\)"):
         claim(tmp_path)

@@ -5,36 +5,25 @@ from pathlib import Path
 
 import torch
 
-from trainer.judge.perceptual import Perceptual
 from trainer.options.config import TrainConfig
 from trainer.training.disk import check_disk, disk_free, disk_needed, size
 from trainer.training.memory import Memory, expected_memory, planned_model
-from trainer.training.run import Photos
-from trainer.training.start_text import line, own_device, start_text
+from trainer.training.start_text import Plan, line, start_text
 from trainer.vae.base import Base
 
-__all__ = ["check_disk", "dry_run", "start_text"]
+__all__ = ["Plan", "check_disk", "dry_run", "start_text"]
 
 
-def dry_run(
-    config: TrainConfig,
-    base: Base,
-    photos: Photos,
-    perceptual: Perceptual | None,
-    world: int,
-    device: torch.device | None = None,
-) -> str:
+def dry_run(plan: Plan) -> str:
     """Say what a run would do, and the memory and disk it would take; nothing is written.
 
     Raises UserError with the reason why the run could not begin.
     """
-    device = device or own_device()
-    text = start_text(config, base, photos, perceptual, world, device)
     return "\n".join(
         [
-            text,
-            line("memory", _memory(config, base, perceptual, world, device)),
-            line("disk", _disk(config, base)),
+            start_text(plan),
+            line("memory", _memory(plan)),
+            line("disk", _disk(plan.config, plan.base)),
             "dry run: nothing was trained and nothing written",
         ]
     )
@@ -47,18 +36,15 @@ def _disk(config: TrainConfig, base: Base) -> str:
     return f"{size(disk_needed(config, vae))} at most, of {size(disk_free(folder))} free"
 
 
-def _memory(
-    config: TrainConfig,
-    base: Base,
-    perceptual: Perceptual | None,
-    world: int,
-    device: torch.device,
-) -> str:
+def _memory(plan: Plan) -> str:
     try:
-        memory = expected_memory(config, base.architecture, perceptual, world, device)
+        memory = expected_memory(
+            plan.config, plan.base.architecture, plan.perceptual, plan.world, plan.device
+        )
     except Exception as error:  # an estimate must not refuse a run that may well fit
-        return f"not known: it could not be counted on {device.type} ({type(error).__name__})"
-    return "\n".join(_memory_lines(memory, device))
+        device = plan.device.type
+        return f"not known: it could not be counted on {device} ({type(error).__name__})"
+    return "\n".join(_memory_lines(memory, plan.device))
 
 
 def _memory_lines(memory: Memory, device: torch.device) -> Iterator[str]:

@@ -20,7 +20,6 @@ from trainer.report.table import print_table
 from trainer.training import saving
 from trainer.training.checkpoints import best_checkpoint
 from trainer.training.distributed import on_main
-from trainer.training.interrupts import Interrupted
 from trainer.training.judging import judge, original, summaries
 from trainer.training.meter import Meter
 from trainer.training.run import Run
@@ -39,8 +38,7 @@ def finish(run: Run, meter: Meter) -> None:
     if run.state.evaluated_step != run.state.step or not run.scores:
         judge(run, meter)
     saving.save(run)
-    if run.interrupts.agreed(run.accelerator):
-        raise Interrupted(run.interrupts.signal)
+    run.interrupts.leave(run.accelerator)
     meter.close()
     on_main(run.accelerator, lambda: _write_results(run))
 

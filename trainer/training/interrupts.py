@@ -62,6 +62,11 @@ class Interrupts:
             self.signal = int(accelerator.gather(number.reshape(1)).max())
         return self.signal != 0
 
+    def leave(self, accelerator: Accelerator) -> None:
+        """Raise `Interrupted` on all processes if any should stop; for all, at the same place."""
+        if self.agreed(accelerator):
+            raise Interrupted(self.signal)
+
     def check(self) -> None:
         """Raise `Interrupted` if this process should stop: where there is nothing yet to save."""
         if self.requested():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,7 @@ from trainer.judge.evaluation import score_photos
 from trainer.judge.samples import save_sheet
 from trainer.judge.scores import PhotoScore, summarise
 from trainer.photos.photo_set import PhotoSet
-from trainer.training.distributed import joined, on_main
+from trainer.training.distributed import joined, on_all, on_main
 from trainer.training.meter import Meter, refresh_seconds
 from trainer.training.run import Run
 
@@ -56,7 +57,8 @@ def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoS
         disable=not run.is_main,
         mininterval=refresh_seconds(),
     ) as bar:
-        mine = score_photos(
+        work = partial(
+            score_photos,
             vae,
             photos,
             run.perceptual,
@@ -67,6 +69,7 @@ def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoS
             should_stop=run.interrupts.requested,
             progress=lambda: bar.update(),
         )
+        mine = on_all(run.accelerator, work)
     return sorted(joined(run.accelerator, mine), key=lambda score: score.id)
 
 

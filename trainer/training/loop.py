@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from trainer.errors import UserError
 from trainer.photos.batches import Batch
 from trainer.photos.loader import training_batches
 from trainer.training import saving
-from trainer.training.distributed import all_finite, joined, mean_over_processes
+from trainer.training.distributed import all_finite, joined, mean_over_processes, on_all
 from trainer.training.interrupts import Interrupted
 from trainer.training.judging import judge
 from trainer.training.meter import Meter
@@ -81,7 +82,7 @@ def _batches(run: Run) -> Iterator[Batch]:
 def _step(run: Run, batches: Iterator[Batch]) -> Terms | None:
     """Compute and apply one optimizer step; None if the loss or its gradient was not finite."""
     parts = run.config.gradient_accumulation_steps
-    taken = [next(batches) for _ in range(parts)]
+    taken = on_all(run.accelerator, lambda: [next(batches) for _ in range(parts)])
     run.state.position += parts * run.config.batch_size * run.accelerator.num_processes
     _note_skipped_photos(run, taken)
     terms = _backward(run, taken)
@@ -97,15 +98,18 @@ def _backward(run: Run, batches: list[Batch]) -> Terms | None:
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         with nullcontext() if last else run.accelerator.no_sync(run.step_module):
-            terms = run.step_module(
-                batch.pixels.to(run.accelerator.device), batch.noise.to(run.accelerator.device)
-            )
+            terms = on_all(run.accelerator, partial(_forward, run, batch))
             if not all_finite(run.accelerator, terms["loss"]):
                 return None
             run.accelerator.backward(terms["loss"] / len(batches))
         for name, value in terms.items():
             total[name] = total.get(name, 0.0) + value.detach() / len(batches)
     return total
+
+
+def _forward(run: Run, batch: Batch) -> Terms:
+    device = run.accelerator.device
+    return run.step_module(batch.pixels.to(device), batch.noise.to(device))
 
 
 def _apply(run: Run) -> bool:

@@ -1,4 +1,7 @@
-"""What a run says while it trains: the progress bar, metrics.jsonl, TensorBoard or W&B."""
+"""What a run says while it trains: the progress bar, metrics.jsonl, TensorBoard or W&B.
+
+All processes call it at the same places; the main process alone writes and shows.
+"""
 
 import sys
 from typing import Any
@@ -7,6 +10,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from trainer.options.config import TrainConfig
+from trainer.training.distributed import on_all
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.run import State
 from trainer.training.schedule import progress, seconds_left
@@ -18,7 +22,7 @@ def refresh_seconds() -> float:
 
 
 class Meter:
-    """Progress of a run, shown and logged by the main process alone."""
+    """Progress of a run, shown and logged."""
 
     def __init__(
         self, config: TrainConfig, accelerator: Accelerator, log: MetricsLog, state: State
@@ -55,26 +59,27 @@ class Meter:
         self._shown = {
             name: f"{values[name]:.4f}" for name in ("loss", "lpips", "distance") if name in values
         }
-        if self._accelerator.is_main_process:
-            self._log.append(
-                {
-                    "step": state.step,
-                    "images": state.step * self._images_per_step(),
-                    "seconds": round(state.elapsed, 3),
-                    **dict.fromkeys(("loss", "rec", "lpips", "kl")),  # null where there is none
-                    **values,
-                }
-            )
-        self._accelerator.log(values, step=state.step)
+        record = {
+            "step": state.step,
+            "images": state.step * self._images_per_step(),
+            "seconds": round(state.elapsed, 3),
+            **dict.fromkeys(("loss", "rec", "lpips", "kl")),  # null where there is none
+            **values,
+        }
+        on_all(self._accelerator, lambda: self._write(record, values))
         self.advance(state)
 
     def log_evaluation(self, step: int, summaries: dict[str, Any]) -> None:
         """Log one evaluation, base beside tuned."""
-        if self._accelerator.is_main_process:
-            self._log.append({"step": step, "eval": summaries})
         everywhere = summaries["tuned"]["val"].get("all", {})
         numbers = {f"val/{k}": v for k, v in everywhere.items() if isinstance(v, int | float)}
-        self._accelerator.log(numbers, step=step)
+        on_all(self._accelerator, lambda: self._write({"step": step, "eval": summaries}, numbers))
+
+    def _write(self, record: dict[str, Any], numbers: dict[str, float]) -> None:
+        """Write to metrics.jsonl and to the trackers, both on the main process."""
+        if self._accelerator.is_main_process:
+            self._log.append(record)
+        self._accelerator.log(numbers, step=record["step"])
 
     def say(self, text: str) -> None:
         """Print lines above the bar."""

@@ -46,8 +46,9 @@ class RunFolder:
                 f"{self.path} already holds a run, which is not written over: "
                 "go on with it by --resume, or give another --output"
             )
-        strangers = sorted(entry.name for entry in self.path.iterdir() if entry.name[0] != ".")
-        if not self.holds_run() and set(strangers) - {"checkpoints", "samples"}:
+        there = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
+        strangers = sorted(there - {"checkpoints", "samples"})
+        if not self.holds_run() and strangers:
             raise UserError(
                 f"{self.path} is not empty (it holds {strangers[0]}) and is not a run: "
                 "give --output a new or an empty folder"

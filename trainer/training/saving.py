@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.errors import UserError
 from trainer.options.toml_file import to_toml
 from trainer.training.checkpoints import mark_best, require_complete, save_checkpoint, thin_out
-from trainer.training.distributed import joined, on_main
+from trainer.training.distributed import joined, on_all, on_main
 from trainer.training.ema import copy_into
 from trainer.training.run import Run, State
 from trainer.vae.lora import merged_state
@@ -98,6 +98,11 @@ def resume(run: Run) -> list[str]:
     folder, said = on_main(run.accelerator, lambda: require_complete(run.folder.checkpoints))
     if folder is None:
         return ["there is no checkpoint yet to resume from: the run begins at step 0"]
+    on_all(run.accelerator, lambda: _take_up(run, folder))
+    return [*said, f"resumed from {folder.name}"]
+
+
+def _take_up(run: Run, folder: Path) -> None:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     _refuse_incomplete(folder, state)
     _refuse_other_run(run, state)
@@ -105,7 +110,6 @@ def resume(run: Run) -> list[str]:
     run.ema.updates = state["ema_updates"]
     _restore_weights(run, read_tensors(folder / "training.safetensors"))
     _restore_optimizer(run, folder / "optimizer.pt")
-    return [*said, f"resumed from {folder.name}"]
 
 
 def _refuse_incomplete(folder: Path, state: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from trainer.options.config import TrainConfig, recipe
 from trainer.options.toml_file import to_toml
 from trainer.photos.photo_set import write_skipped
 from trainer.training import saving
-from trainer.training.distributed import on_main
-from trainer.training.dryrun import check_disk, dry_run, start_text
+from trainer.training.distributed import SharedError, on_main
+from trainer.training.dryrun import Plan, check_disk, dry_run, start_text
 from trainer.training.finish import finish
 from trainer.training.interrupts import Interrupted, Interrupts
 from trainer.training.judging import judge, judge_base
@@ -51,11 +51,11 @@ def _prepare(
 ) -> Run:
     """Open everything and say what was found; nothing is written yet."""
     base = open_base(config, accelerator)
-    interrupts.check()
+    interrupts.leave(accelerator)
     perceptual = open_perceptual(config, accelerator, base)
     photos = open_all_photos(config, accelerator, interrupts)
-    said = (config, base, photos, perceptual, accelerator.num_processes)
-    on_main(accelerator, lambda: print(dry_run(*said) if config.dry_run else start_text(*said)))
+    plan = Plan(config, base, photos, perceptual, accelerator.num_processes)
+    on_main(accelerator, lambda: print(dry_run(plan) if config.dry_run else start_text(plan)))
     return make_run(config, accelerator, base, photos, perceptual, folder, interrupts)
 
 
@@ -88,32 +88,29 @@ def _begin(run: Run) -> list[str]:
 
 def _write_beginning(run: Run) -> None:
     check_disk(run.config, run.vae, run.folder.path)
+    # first, as it is what makes the folder a run's: killed after it, --resume takes the run up
+    write_text(run.folder.config, to_toml(run.config, versions()))
     run.log.rewind(run.state.step)
     write_skipped(run.folder.path / "skipped.csv", run.photos.skipped)
-    write_text(run.folder.config, to_toml(run.config, versions()))
 
 
 def _measure_beginning(run: Run, meter: Meter) -> None:
     """Measure the base; and what an interrupted run still owed at its last step."""
     if not judge_base(run, meter):
-        _leave(run)
+        run.interrupts.leave(run.accelerator)
     due = run.config.eval_every and run.state.step % run.config.eval_every == 0
     if run.state.step and due and run.state.evaluated_step != run.state.step:
         judge(run, meter)
-        _leave(run)
-
-
-def _leave(run: Run) -> None:
-    if run.interrupts.agreed(run.accelerator):
-        raise Interrupted(run.interrupts.signal)
+        run.interrupts.leave(run.accelerator)
 
 
 def _rescue(run: Run, error: OSError | UserError) -> None:
     """Where something outside fails (a folder or the photos vanish, say), save what there is.
 
-    One process only: several would have to agree first, and they are at different places.
+    Several processes can do so only where all of them stopped at the same place.
     """
-    if run.accelerator.num_processes > 1 or not run.state.step:
+    together = run.accelerator.num_processes == 1 or isinstance(error, SharedError)
+    if not together or not run.state.step:
         return
     try:
         saving.save(run)

@@ -20,7 +20,7 @@ from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
 from trainer.photos.split import hold_out
 from trainer.photos.streaming import PhotoStream
-from trainer.training.distributed import on_main
+from trainer.training.distributed import hold_group, main_first, on_all, on_main
 from trainer.training.interrupts import Interrupts, launched
 from trainer.training.meter import refresh_seconds
 from trainer.training.run import Photos
@@ -51,6 +51,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             f"{started} processes were started and only {accelerator.num_processes} found each "
             "other, so each would train alone: start them by `accelerate launch` or `torchrun`"
         )
+    hold_group(accelerator)
     _use_all_cores(accelerator)
     return accelerator
 
@@ -71,8 +72,9 @@ def _require_tracker(name: str) -> None:
 
 def open_base(config: TrainConfig, accelerator: Accelerator) -> Base:
     """Load the base; a download is made by one process and read by the others."""
-    with accelerator.main_process_first():
-        base = load_base(resolve_vae(config.vae), config.family, config.seed)
+    base = main_first(
+        accelerator, lambda: load_base(resolve_vae(config.vae), config.family, config.seed)
+    )
     if config.vae.startswith(BUNDLED):
         return replace(base, name=config.vae.removeprefix(BUNDLED))
     return base
@@ -152,15 +154,17 @@ def _at_most(photos: PhotoSet | None, most: int | None) -> PhotoSet | None:
 
 def open_perceptual(config: TrainConfig, accelerator: Accelerator, base: Base) -> Perceptual | None:
     """Find the LPIPS weights, or for the demo the features that stand in for them."""
-    with accelerator.main_process_first():
-        return load_perceptual(
+    return main_first(
+        accelerator,
+        lambda: load_perceptual(
             config.lpips_net,
             config.lpips_weights,
             allow_fallback=config.preset == "demo",
             vae=base.vae,
             device=accelerator.device,
             required=config.lpips_weight > 0,
-        )
+        ),
+    )
 
 
 def start_trackers(config: TrainConfig, accelerator: Accelerator, options: dict[str, Any]) -> None:
@@ -169,4 +173,4 @@ def start_trackers(config: TrainConfig, accelerator: Accelerator, options: dict[
         key: value if isinstance(value, int | float | str) else str(value)
         for key, value in options.items()
     }
-    accelerator.init_trackers("vae-lab", config=simple)
+    on_all(accelerator, lambda: accelerator.init_trackers("vae-lab", config=simple))

@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,20 +24,31 @@ PRECISION_NAMES = {"no": "fp32", "fp16": "fp16 over fp32 weights", "bf16": "bf16
 INDENT = 12  # columns before the text of a line
 
 
-def start_text(
-    config: TrainConfig,
-    base: Base,
-    photos: Photos,
-    perceptual: Perceptual | None,
-    world: int,
-    device: torch.device | None = None,
-) -> str:
-    """Say what a run of `world` processes is about to do, a line per subject.
+def own_device() -> torch.device:
+    """Return the device that this machine trains on."""
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
 
-    Without `device`, the one that this machine trains on. Raises UserError where the crops do not
-    fit the base or the perceptual loss.
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is about to do, and with what."""
+
+    config: TrainConfig
+    base: Base
+    photos: Photos
+    perceptual: Perceptual | None
+    world: int  # processes
+    device: torch.device = field(default_factory=own_device)
+
+
+def start_text(plan: Plan) -> str:
+    """Say what a run is about to do, a line per subject.
+
+    Raises UserError where the crops do not fit the base or the perceptual loss.
     """
-    device = device or own_device()
+    config, base, photos, perceptual = plan.config, plan.base, plan.photos, plan.perceptual
     check_crops(config, base, perceptual)
     lines = [
         ("base", f"{printable(base.name)}: {base.found}"),
@@ -44,11 +56,11 @@ def start_text(
         ("trains", _trained(config, base)),
         ("photos", _photo_counts(photos)),
         ("skipped", _skipped(photos)),
-        ("crops", _crops(config, world)),
+        ("crops", _crops(config, plan.world)),
         ("loss", loss_in_words(config, base, perceptual)),
         ("run", _length(config)),
         ("optimizer", _optimizer(config)),
-        ("precision", _precision(config, device)),
+        ("precision", _precision(config, plan.device)),
         ("missing", "\n".join(_missing(config, photos, perceptual))),
     ]
     return "\n".join(line(subject, text) for subject, text in lines if text)
@@ -68,13 +80,6 @@ def check_crops(config: TrainConfig, base: Base, perceptual: Perceptual | None) 
             f"{perceptual.name} can see, but got {config.resolution}: raise it, take another "
             "--lpips-net, or train with --lpips-weight 0."
         )
-
-
-def own_device() -> torch.device:
-    """Return the device that this machine trains on."""
-    if torch.accelerator.is_available():
-        return torch.accelerator.current_accelerator()
-    return torch.device("cpu")
 
 
 def line(subject: str, text: str) -> str:
