@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.errors import UserError
+from trainer.training import checkpoints
 from trainer.training.checkpoints import (
     FILES,
     all_checkpoints,
@@ -169,6 +170,23 @@ def test_rotation_goes_by_step_and_spares_the_best(tmp_path):
         "step_000001", "step_000003", "step_000010",
     ]  # fmt: skip
     assert best_checkpoint(tmp_path).name == "step_000001"
+
+
+def test_one_that_cannot_be_removed_stays_until_the_next_time(tmp_path, monkeypatch):
+    folders = [save_checkpoint(tmp_path, step, writers()) for step in (1, 2, 3)]
+    rename = checkpoints.rename_folder
+
+    def busy(source, target):
+        if source == folders[0]:
+            raise PermissionError(errno.EACCES, "in use", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(checkpoints, "rename_folder", busy)
+    thin_out(tmp_path, 1)
+    assert all_checkpoints(tmp_path) == [folders[0], folders[2]] and fault(folders[0]) is None
+    monkeypatch.undo()
+    thin_out(tmp_path, 1)
+    assert all_checkpoints(tmp_path) == [folders[2]]
 
 
 def test_best_may_name_nothing_and_leads_nowhere_else(tmp_path):

@@ -12,6 +12,7 @@ RUN/checkpoints/best      the name of the best of them
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,15 @@ def sweep(root: Path) -> None:
 
 
 def thin_out(root: Path, keep: int) -> None:
-    """Keep the newest `keep` checkpoints and the best one; remove the others."""
+    """Keep the newest `keep` checkpoints and the best one; remove the others.
+
+    One that cannot be removed (somebody reads it on Windows, say) stays until the next time.
+    """
     best = best_checkpoint(root)
     for folder in all_checkpoints(root)[:-keep]:
         if folder != best:
-            remove_checkpoint(folder)
+            with suppress(OSError):
+                remove_checkpoint(folder)
 
 
 def mark_best(root: Path, step: int) -> None:
