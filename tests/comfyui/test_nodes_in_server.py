@@ -126,6 +126,7 @@ def shape(node: dict[str, Any]) -> dict[str, Any]:
         name: entry[0] if isinstance(entry[0], str) else "COMBO"
         for group in ("required", "optional")
         for name, entry in node["input"].get(group, {}).items()
+        if entry[0] != "IMAGECOMPARE"  # the slider, last of all, came with 0.9.0
     }
     return {
         "inputs": inputs,

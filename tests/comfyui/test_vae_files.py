@@ -105,8 +105,8 @@ def test_vae_loader_takes_the_exported_file(server, full_size_run):
     )
     entry = server.queue(decode_prompt("noise.latent", "tuned.safetensors"))
     assert entry["status"]["status_str"] == "success", entry["status"]
-    (file,) = (server.base / "output").glob("decoded*.latent")
-    decoded = (load_file(file)["latent_tensor"] / 2 + 0.5).movedim(1, -1)
+    (file,) = (kept["filename"] for out in entry["outputs"].values() for kept in out["latents"])
+    decoded = (load_file(server.base / "output" / file)["latent_tensor"] / 2 + 0.5).movedim(1, -1)
     oracle = diffusers_images(
         AutoencoderKL.from_pretrained(full_size_run / "export" / "diffusers"), latent
     )

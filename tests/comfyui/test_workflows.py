@@ -88,6 +88,6 @@ def test_it_runs(file, server, example, info, capsys):
     failed = [m[1]["exception_message"] for m in entry["status"]["messages"] if "error" in m[0]]
     assert entry["status"]["status_str"] == "success", failed
     pictures = [i for output in entry["outputs"].values() for i in output.get("images", [])]
-    assert len(pictures) == len({picture["filename"] for picture in pictures}) > 0
+    assert pictures
     with capsys.disabled():
         print(f"\n{file.stem}: {took:.1f} s, {len(pictures)} pictures", end=" ")
