@@ -32,6 +32,19 @@ LABELS = """kind => {
     return {title: node.title, inputs};
 }"""
 
+# one new node alone on the page, selected
+SELECT = """kind => {
+    app.graph.clear();
+    const node = LiteGraph.createNode(kind);
+    app.graph.add(node);
+    node.pos = [100, 100];
+    app.canvas.selectNode(node);
+    app.canvas.setDirty(true, true);
+}"""
+
+HELP_PICTURES = """() => Object.fromEntries([...document.querySelectorAll("img[src*='/docs/']")]
+    .map(image => [image.getAttribute("src"), image.naturalWidth]))"""
+
 
 def missing() -> str | None:
     """Say what is missing for a browser test, or None."""
@@ -136,6 +149,13 @@ class Page:
         self.tab.wait_for_timeout(1000)
         found = self.tab.locator("[role=option]").all_inner_texts()
         return [text.replace("\xa0", " ") for text in found]
+
+    def help_pictures(self, kind: str) -> dict[str, int]:
+        """Open a node's help as its info button does; the addresses of pictures, and widths."""
+        self.run(SELECT, kind)
+        self.tab.locator("[data-testid=info-button]").first.click(timeout=20_000)
+        self.tab.locator("img[src*='/docs/']").first.wait_for(timeout=20_000)
+        return self.run(HELP_PICTURES)
 
     def warnings(self) -> list[str]:
         """Texts of dialogs and toasts that stand open."""

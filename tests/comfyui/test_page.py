@@ -135,3 +135,10 @@ def test_a_newer_frontend_shows_chinese(new_page):
     new_page.load_workflow(workflow("encode-decode-diff"))
     new_page.tab.wait_for_timeout(2000)
     keep(new_page, "zh")
+
+
+def test_a_help_page_shows_its_picture(new_page):
+    pictures = new_page.help_pictures("VAELabLatentInterpolate")
+    ((source, width),) = pictures.items()
+    assert source.endswith("/docs/VAELabLatentInterpolate/example.jpg") and width > 600
+    keep(new_page, "help")
