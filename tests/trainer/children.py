@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import socket
+import stat
 import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -54,33 +55,45 @@ def _child(said: Path, work: Callable[..., int], arguments: tuple[Any, ...]) -> 
 # Faults at the Nth file operation
 
 
-def die() -> None:
+def die(handle: int | None = None) -> None:
     """End as a kill does: nothing is flushed, nothing cleaned up."""
     os._exit(KILLED)
 
 
-def fail() -> None:
+def lose(handle: int) -> None:
+    """End as a power cut does: half of what was written and not yet synced is lost."""
+    os.ftruncate(handle, os.fstat(handle).st_size // 2)
+    os._exit(KILLED)
+
+
+def fail(handle: int | None = None) -> None:
     """Let the file operation fail as on a broken drive."""
     raise OSError(errno.EIO, os.strerror(errno.EIO), "the file of the test")
 
 
 def run_with_fault(
-    argv: list[str], folder: Path, nth: int, strike: Callable[[], None], tally: Path
+    argv: list[str], folder: Path, nth: int, strike: Callable[[int | None], None], tally: Path
 ) -> int:
     """Call the entry and strike before its nth change to files in `folder`, counted from 0.
 
-    Changes are opening for writing, fsync, renaming, removing and making folders. `tally` gets
-    their number if the run comes to its end; at an nth of -1 nothing strikes.
+    Changes are opening for writing, fsync, renaming, removing and making folders; for `lose` only
+    fsync of a file. `tally` gets their number if the run comes to its end; at an nth of -1 nothing
+    strikes.
     """
     number, real_fsync = itertools.count(), os.fsync
 
     def on_event(event: str, arguments: tuple) -> None:
-        if _is_change(event, arguments, str(folder)) and next(number) == nth:
-            strike()
+        if strike is not lose and _is_change(event, arguments, str(folder)):
+            count()
 
     def fsync(handle: int) -> None:
-        on_event("fsync", ())
+        if strike is not lose or stat.S_ISREG(os.fstat(handle).st_mode):
+            count(handle)
         real_fsync(handle)
+
+    def count(handle: int | None = None) -> None:
+        if next(number) == nth:
+            strike(handle)
 
     sys.addaudithook(on_event)
     os.fsync = fsync
@@ -96,7 +109,7 @@ def _is_change(event: str, arguments: tuple, folder: str) -> bool:
     if event in CHANGES:
         by_handle = arguments[-1] != -1  # a name within an open folder: how trees are removed
         return by_handle or str(arguments[0]).startswith(folder)
-    return event == "fsync"
+    return False
 
 
 # Several processes
