@@ -32,12 +32,13 @@ LABELS = """kind => {
     return {title: node.title, inputs};
 }"""
 
-# one new node alone on the page, selected
+# one new node alone on the page, selected, and in view with the buttons above it
 SELECT = """kind => {
     app.graph.clear();
     const node = LiteGraph.createNode(kind);
     app.graph.add(node);
-    node.pos = [100, 100];
+    node.pos = [300, 300];
+    app.canvas.ds.reset();
     app.canvas.selectNode(node);
     app.canvas.setDirty(true, true);
 }"""
@@ -136,12 +137,9 @@ class Page:
         return self.run(LABELS, kind)
 
     def open_search(self) -> None:
-        """Double-click on an empty canvas, as users do."""
-        width, height = self.tab.viewport_size["width"], self.tab.viewport_size["height"]
-        self.run("() => app.graph.clear()")
-        self.tab.wait_for_timeout(1000)
-        self.tab.mouse.dblclick(width / 2, height * 0.7)
-        self.tab.locator(SEARCH).wait_for(timeout=20_000)
+        """Open the node search by the page's own command, which a double-click gives too."""
+        self.run("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+        self.tab.locator(SEARCH).wait_for(timeout=30_000)
 
     def search(self, words: str) -> list[str]:
         """What the open node search offers for some words."""
