@@ -153,6 +153,7 @@ class Page:
         self.run(SELECT, kind)
         self.tab.locator("[data-testid=info-button]").first.click(timeout=20_000)
         self.tab.locator("img[src*='/docs/']").first.wait_for(timeout=20_000)
+        self.tab.wait_for_function("() => [...document.images].every(image => image.complete)")
         return self.run(HELP_PICTURES)
 
     def warnings(self) -> list[str]:
