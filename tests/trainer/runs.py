@@ -26,10 +26,14 @@ def options(base: Path, photos: Path, output: Path, *flags: object) -> list[str]
 
 def call_entry(argv: list[str]) -> int:
     """Call the entry as a process just started would, and return its exit code."""
-    for state in (AcceleratorState, PartialState):
-        state._reset_state()
-    GradientState._reset_state()
+    forget_processes()
     return main(argv)
+
+
+def forget_processes() -> None:
+    """Let accelerate look anew for its device and its processes, as when it is imported."""
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
 
 
 # What lies in a run folder

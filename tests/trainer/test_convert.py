@@ -186,6 +186,7 @@ def test_out_may_be_in(source: Callable[..., str], tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["a.safetensors", "in-kl-0"]
 
 
+@pytest.mark.slow
 def test_the_entry_works_from_elsewhere_and_writes_the_same_bytes(
     source: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -456,6 +457,7 @@ linux = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize(("case", "name"), [("file", "vae.safetensors"), ("folder", "vae")])
 def test_killed_at_any_file_operation_out_is_old_or_new(fates: Fates, case: str, name: str) -> None:
@@ -467,6 +469,7 @@ def test_killed_at_any_file_operation_out_is_old_or_new(fates: Fates, case: str,
     assert [entry for entry in names if not entry.startswith(".")] == [name]
 
 
+@pytest.mark.slow
 @linux
 def test_a_full_disk_leaves_out_as_it_was(fates: Fates) -> None:
     assert fates.seen["full disk"] == [[1, fates.old["full disk"], ["vae"]]]

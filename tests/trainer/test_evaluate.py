@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from skimage import data
 
+from tests.trainer.runs import forget_processes
 from trainer.comparison import check_request, open_perceptual
 from trainer.errors import UserError
 from trainer.evaluate import main, parse
@@ -40,13 +41,26 @@ def places(tmp_path: Path, tiny_vae: AutoencoderKL) -> Path:
     return tmp_path
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Start the entry as a file, from another folder."""
-    command = [sys.executable, str(ROOT / "trainer" / "evaluate.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Give Ctrl-C back to pytest."""
+    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in held.items():
+        signal.signal(number, handler)
 
 
-def test_two_vaes_are_compared_under_the_names_they_were_given(places: Path) -> None:
+@pytest.mark.slow
+def test_the_entry_starts_as_a_file_from_another_folder() -> None:
+    command = [sys.executable, str(ROOT / "trainer" / "evaluate.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
+    assert done.returncode == 0 and done.stdout.startswith("usage: evaluate.py"), done.stderr
+
+
+@pytest.mark.usefixtures("signals")
+def test_two_vaes_are_compared_under_the_names_they_were_given(
+    places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = [str(places / name) for name in ("second", "first")]
     out = places / "new" / "out"
     arguments = [
@@ -54,8 +68,8 @@ def test_two_vaes_are_compared_under_the_names_they_were_given(places: Path) -> 
         "--general-val-data", str(places / "general"), "--output", str(out),
         "--lpips-net", "none",
     ]  # fmt: skip
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
+    forget_processes()
+    assert main(arguments) == 0
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert list(report["models"]) == names
     for name in names:
@@ -67,18 +81,10 @@ def test_two_vaes_are_compared_under_the_names_they_were_given(places: Path) -> 
     )
     assert sum(report["data"]["val"]["skipped"].values()) == 1
     assert report["lpips_net"] is None
-    assert f"{psnr[0]:.2f}" in done.stdout and "report.html" in done.stdout
+    said = capsys.readouterr().out
+    assert f"{psnr[0]:.2f}" in said and "report.html" in said
     html = (out / "report.html").read_text(encoding="utf-8")
     assert html.count('class="stage"') == 3 and str(places) not in html
-
-
-@pytest.fixture
-def signals() -> Iterator[None]:
-    """Give Ctrl-C back to pytest."""
-    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in held.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("signals")

@@ -306,6 +306,7 @@ def test_workers_share_a_stream(stream: PhotoStream) -> None:
     assert samples(list(islice(loader, 8))) == alone
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_reads_a_stream(
     stream_items: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
