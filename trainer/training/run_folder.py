@@ -36,8 +36,8 @@ class RunFolder:
             self._refuse_what_is_not_ours(resume)
             self.checkpoints.mkdir(exist_ok=True)
             self.samples.mkdir(exist_ok=True)
-            sweep(self.path)
-            sweep(self.checkpoints)
+            for folder in (self.path, self.checkpoints, self.samples):
+                sweep(folder)
             yield
 
     def _refuse_what_is_not_ours(self, resume: bool) -> None:
