@@ -7,11 +7,11 @@ from .encode import VAELabEncode
 from .latent_inspect import VAELabLatentInspect
 from .latent_interpolate import VAELabLatentInterpolate
 from .latent_noise import VAELabLatentNoise
+from .latent_rescale import VAELabLatentRescale
 from .latent_sample import VAELabLatentSample
 from .load_vae import VAELabLoadVAE
 from .reconstruct import VAELabReconstruct
 from .reconstruction_diff import VAELabReconstructionDiff
-from .rescale import VAELabLatentRescale
 
 NODES: list[type[io.ComfyNode]] = [
     VAELabEncode,

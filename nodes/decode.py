@@ -11,9 +11,9 @@ from torch import Tensor
 from ..vae_core.fit import cut
 from ..vae_core.scaling import NONE, Scaling, describe, same, suspicion, undo_scaling
 from .encode import WINDOW
-from .latent_dict import Latent, read_mark, read_samples
-from .scaling_choice import chosen_scaling, model_socket, scaling_sockets
-from .schema import node_body, node_schema, result, socket
+from .shared.latent_dict import Latent, read_mark, read_samples
+from .shared.scaling_choice import chosen_scaling, model_socket, scaling_sockets
+from .shared.schema import node_body, node_schema, result, socket
 
 NAME = "VAE Decode (Scaled)"
 log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..vae_core.fit import Window, covered, describe_window, padded
 from ..vae_core.latents import kl_per_item, sample
 from ..vae_core.scaling import NONE, Scaling, apply_scaling, apply_spread, describe
-from .latent_dict import Latent, checked_number, chosen, marked
-from .posterior import Posterior, encode_posterior
-from .scaling_choice import chosen_scaling, model_socket, scaling_sockets
-from .schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
+from .shared.latent_dict import Latent, checked_number, chosen, marked
+from .shared.posterior import Posterior, encode_posterior
+from .shared.scaling_choice import chosen_scaling, model_socket, scaling_sockets
+from .shared.schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
 
 NAME = "VAE Encode (Scaled)"
 MEAN, SAMPLE = "mean (ComfyUI standard)", "sample"

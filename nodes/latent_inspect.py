@@ -8,16 +8,16 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..vae_core.latent_charts import histogram_chart, table_chart
-from ..vae_core.latent_pictures import batched, channel_tiles
-from ..vae_core.latent_report import Findings, as_json, as_text
-from ..vae_core.reading import SPACES, read
-from .inspect_colours import painter_of, scaling_and_factors
-from .inspect_findings import MOST_DRAWN, findings, map_of, ratio_of, tile_title, view_of
-from .latent_dict import Latent, checked_number, read_mark, read_samples
-from .loops import progress
-from .scaling_choice import FROM_MODEL, OF_FAMILY, model_socket
-from .schema import node_body, node_schema, result, socket
+from ..vae_core.drawn.latent_charts import histogram_chart, table_chart
+from ..vae_core.drawn.latent_pictures import batched, channel_tiles
+from ..vae_core.inspect.latent_report import Findings, as_json, as_text
+from ..vae_core.inspect.reading import SPACES, read
+from .parts.inspect_colours import painter_of, scaling_and_factors
+from .parts.inspect_findings import MOST_DRAWN, findings, map_of, ratio_of, tile_title, view_of
+from .shared.latent_dict import Latent, checked_number, read_mark, read_samples
+from .shared.loops import progress
+from .shared.scaling_choice import FROM_MODEL, OF_FAMILY, model_socket
+from .shared.schema import node_body, node_schema, result, socket
 
 NAME = "Latent Inspect"
 AUTO = "auto (from the latent's mark)"

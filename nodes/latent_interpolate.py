@@ -8,14 +8,14 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..vae_core.easing import EASINGS
-from ..vae_core.interpolate import MODES, SCOPES, fit_mask, sequence
-from ..vae_core.timeline import PATHS, SPANS, timeline
+from ..vae_core.walk.easing import EASINGS
+from ..vae_core.walk.interpolate import MODES, SCOPES, fit_mask, sequence
+from ..vae_core.walk.timeline import PATHS, SPANS, timeline
 from .encode import STD
-from .interpolate_keys import KEYS, SIZES, common_batch, key_samples
-from .latent_dict import Latent, bounded, checked_number, read_samples, replaced
-from .loops import progress
-from .schema import node_body, node_schema, result, socket
+from .parts.interpolate_keys import KEYS, SIZES, common_batch, key_samples
+from .shared.latent_dict import Latent, bounded, checked_number, read_samples, replaced
+from .shared.loops import progress
+from .shared.schema import node_body, node_schema, result, socket
 
 NAME = "Latent Interpolate"
 MOST_FRAMES = 4096

@@ -10,8 +10,7 @@ from torch import Tensor
 from ..vae_core.noise import amplitudes
 from ..vae_core.scaling import NONE, Scaling, describe, suspicion
 from ..vae_core.schedule import noise_amplitudes
-from .latent_dict import Latent, bounded, checked_number, read_mark, read_samples
-from .noise_inputs import (
+from .parts.noise_inputs import (
     ADD_STD,
     ADD_UNITS,
     KINDS,
@@ -24,9 +23,10 @@ from .noise_inputs import (
     read_strengths,
     read_weights,
 )
-from .noising import assembled, bare, drawn, noised, space_of
-from .scaling_choice import FROM_MODEL, OF_FAMILY, model_socket
-from .schema import node_body, node_schema, result, seed_socket, socket
+from .parts.noising import assembled, bare, drawn, noised, space_of
+from .shared.latent_dict import Latent, bounded, checked_number, read_mark, read_samples
+from .shared.scaling_choice import FROM_MODEL, OF_FAMILY, model_socket
+from .shared.schema import node_body, node_schema, result, seed_socket, socket
 
 NAME = "Latent Noise"
 

@@ -8,9 +8,8 @@ from comfy_api.latest import io
 
 from ..vae_core.noise import unit_noise
 from ..vae_core.scaling import NONE, Scaling, describe
-from .latent_dict import Latent, bounded, checked_number, read_mark
-from .noise_inputs import channels_of, checked_seed, scaling_for
-from .sampling import (
+from .parts.noise_inputs import channels_of, checked_seed, scaling_for
+from .parts.sampling import (
     AROUND,
     LARGEST_BATCH,
     LARGEST_SIDE,
@@ -25,8 +24,9 @@ from .sampling import (
     size_of,
     spread_of,
 )
-from .scaling_choice import FROM_MODEL, OF_FAMILY, model_socket
-from .schema import node_body, node_schema, result, seed_socket, socket
+from .shared.latent_dict import Latent, bounded, checked_number, read_mark
+from .shared.scaling_choice import FROM_MODEL, OF_FAMILY, model_socket
+from .shared.schema import node_body, node_schema, result, seed_socket, socket
 
 NAME = "Latent Sample"
 

@@ -14,9 +14,9 @@ from ..vae_core.comfy_weights import ComfyWeights, comfy_weights, read_for_comfy
 from ..vae_core.header import CheckpointError, shown
 from ..vae_core.scaling import Scaling
 from ..vae_core.vae_words import about, family_of, one_number, scaling_for, taesd_scaling
-from .scaling_choice import OF_FAMILY
-from .schema import node_body, node_schema, result, socket
-from .vae_files import choices, config_beside, path_of, state_of
+from .parts.vae_files import choices, config_beside, path_of, state_of
+from .shared.scaling_choice import OF_FAMILY
+from .shared.schema import node_body, node_schema, result, socket
 
 NAME = "Load VAE (any size)"
 FROM_FILE = "from the file"

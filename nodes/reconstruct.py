@@ -9,14 +9,14 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..vae_core.drawing import from_pil
-from ..vae_core.drift import Trip, cut_off, in_words, mean_psnr, rounded, to_csv
-from ..vae_core.drift_chart import chart
+from ..vae_core.compare.drift import Trip, cut_off, in_words, mean_psnr, rounded, to_csv
+from ..vae_core.drawn.drawing import from_pil
+from ..vae_core.drawn.drift_chart import chart
 from ..vae_core.fit import describe_window
 from .encode import CROP, MEAN, PAD, SAMPLE, checked_images
-from .latent_dict import bounded, checked_number
-from .round_trips import Journey, travel
-from .schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
+from .parts.round_trips import Journey, travel
+from .shared.latent_dict import bounded, checked_number
+from .shared.schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
 
 NAME = "VAE Reconstruct"
 MOST_TRIPS = 64

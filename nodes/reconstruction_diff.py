@@ -9,14 +9,14 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..vae_core.comparison import Compared, batches, choose, compare, numbers, texts
-from ..vae_core.figure_text import COLUMNS
-from ..vae_core.pairs import match, pair
-from . import lpips_file
-from .latent_dict import checked_number
-from .loops import progress
-from .reconstruction_diff_schema import NAME, SLIDER, diff_schema
-from .schema import node_body
+from ..vae_core.compare.comparison import Compared, batches, choose, compare, numbers, texts
+from ..vae_core.compare.figure_text import COLUMNS
+from ..vae_core.compare.pairs import match, pair
+from .parts import lpips_file
+from .parts.reconstruction_diff_schema import NAME, SLIDER, diff_schema
+from .shared.latent_dict import checked_number
+from .shared.loops import progress
+from .shared.schema import node_body
 
 
 class VAELabReconstructionDiff(io.ComfyNode):

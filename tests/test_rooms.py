@@ -216,7 +216,8 @@ def test_sound_code_passes(tmp_path, file, code):
 
 
 def test_importing_vae_core_brings_no_training_stack(project):
-    modules = [f"vae_core.{path.stem}" for path in (project / "vae_core").glob("[!_]*.py")]
+    files = (path.relative_to(project) for path in (project / "vae_core").rglob("[!_]*.py"))
+    modules = [".".join(file.with_suffix("").parts) for file in files]
     heavy = "{'diffusers', 'accelerate', 'datasets', 'transformers', 'comfy', 'trainer', 'nodes'}"
     code = f"import sys, {', '.join(modules)}; print({heavy} & set(sys.modules))"
     answer = subprocess.run(

@@ -35,7 +35,7 @@ def read(file: Path) -> dict:
 
 
 def node_ids() -> set[str]:
-    texts = [file.read_text("utf-8") for file in (ROOT / "nodes").glob("*.py")]
+    texts = [file.read_text("utf-8") for file in (ROOT / "nodes").rglob("*.py")]
     return {found for text in texts for found in re.findall(r'node_id="(VAELab\w+)"', text)}
 
 

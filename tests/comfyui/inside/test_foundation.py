@@ -10,8 +10,8 @@ from comfy_api.latest import io
 @pytest.fixture
 def shared(node):
     """The pack's modules that nodes share, as ComfyUI loaded them."""
-    pack = node("VAELabEncode").__module__.rsplit(".", 1)[0]
-    return {part: import_module(f"{pack}.{part}") for part in ("schema", "latent_dict", "loops")}
+    shared = node("VAELabEncode").__module__.rsplit(".", 1)[0] + ".shared"
+    return {part: import_module(f"{shared}.{part}") for part in ("schema", "latent_dict", "loops")}
 
 
 def test_unknown_keywords_of_a_schema_are_dropped(shared):

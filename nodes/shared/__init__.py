@@ -1,0 +1,1 @@
+"""What all nodes share: descriptions, the rules of LATENT, loops, scalings, the posterior."""

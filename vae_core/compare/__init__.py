@@ -1,0 +1,1 @@
+"""Comparing pictures: pairs, figures, differences, drift."""

@@ -1,0 +1,1 @@
+"""Pictures with words: colours for numbers, charts, strips, tiles."""

@@ -1,0 +1,1 @@
+"""What is in a latent, in numbers and words."""
