@@ -101,6 +101,19 @@ def pixel_vae() -> Any:
 
 
 @pytest.fixture(scope="session")
+def video_vae() -> Any:
+    """Wan 2.1's VAE as ComfyUI builds it, narrow, with random weights; its ratios are tuples."""
+    import comfy.sd
+    from comfy.ldm.wan.vae import WanVAE
+
+    widths = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": []}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = WanVAE(dim=8, z_dim=16, temperal_downsample=[False, True, True], **widths)
+    return comfy.sd.VAE(sd=model.state_dict())
+
+
+@pytest.fixture(scope="session")
 def base() -> Path:
     """ComfyUI's base folder: models, input, output, temp."""
     assert Path(folder_paths.base_path) == BASE

@@ -264,3 +264,19 @@ def test_a_direction_off_the_list_is_refused(node, run):
         run(
             node("VAELabLatentRescale"), samples={"samples": torch.zeros(1, 4, 2, 2)}, direction="x"
         )
+
+
+@pytest.mark.parametrize("size", [(32, 48), (37, 50)])
+def test_vae_encode_for_inpaint_crashed_where_a_ratio_is_a_tuple(node, run, video_vae, size):
+    frames = picture(*size, count=5)
+    latent, std, kl, _, info = run(node("VAELabEncode"), pixels=frames, vae=video_vae)
+    assert isinstance(video_vae.downscale_ratio, tuple) and math.isnan(kl)
+    with torch.inference_mode():
+        theirs = node("VAEEncode")().encode(video_vae, frames)[0]["samples"]
+        pictures = node("VAEDecode")().decode(video_vae, {"samples": theirs})[0]
+    assert torch.equal(latent["samples"], theirs) and theirs.ndim == 5
+    assert torch.equal(run(node("VAELabDecode"), samples=latent, vae=video_vae)[0], pictures)
+    padded, *_ = run(
+        node("VAELabEncode"), pixels=frames, vae=video_vae, uneven_size="pad and crop back"
+    )
+    assert run(node("VAELabDecode"), samples=padded, vae=video_vae)[0].shape == frames.shape

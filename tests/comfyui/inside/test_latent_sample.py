@@ -36,17 +36,6 @@ def core_noise():
     return prepare
 
 
-@pytest.fixture(scope="module")
-def video_vae():
-    """Wan 2.1's VAE as ComfyUI builds it, with few channels and random weights."""
-    import comfy.sd
-    from comfy.ldm.wan.vae import WanVAE
-
-    widths = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": []}
-    model = WanVAE(dim=8, z_dim=16, temperal_downsample=[False, True, True], **widths)
-    return comfy.sd.VAE(sd=model.state_dict())
-
-
 class OfFormat:
     """What ComfyUI's MODEL is asked for; the latent format is core's own."""
 
