@@ -9,6 +9,7 @@ import tomllib
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
 
 WORKFLOWS = ("publish.yml", "ci.yml")
 OPTIONAL = {"bitsandbytes", "wandb"}  # imported only where a user has installed and asked for them
@@ -110,6 +111,13 @@ def test_publishing_waits_for_the_tests_and_for_the_right_owner(project):
     assert publish["publish"]["if"].startswith("github.repository_owner == ")
     systems = {name.partition("-")[0] for name in ci["tests"]["strategy"]["matrix"]["os"]}
     assert systems == {"ubuntu", "windows", "macos"}
+
+
+def test_the_registry_s_icon_is_there_and_small(project, pyproject):
+    comfy = pyproject["tool"]["comfy"]
+    file = project / comfy["Icon"].partition("/main/")[2]
+    with Image.open(file) as icon:
+        assert icon.width == icon.height <= 400
 
 
 def test_ignore_files_hold_plain_names(project):
