@@ -41,6 +41,11 @@ def run_two(command: list[str], prepare: str, kept: Path) -> list[Ended]:
     return [Ended(p.exitcode, path.read_text()) for p, path in zip(ranks, said, strict=True)]
 
 
+# The bias of an attention's keys adds the same to all scores of a query, and softmax drops it: its
+# gradient is rounding alone, of which Adam makes whole steps.
+NO_GRADIENT = "to_k.bias"
+
+
 def test_two_processes_are_one_with_the_joined_batch(train, tiny_base, photo_folder, tmp_path):
     flags = ("--max-steps", 20, "--checkpoint-every", 1, "--keep-checkpoints", 20)
     command = options(tiny_base, photo_folder, tmp_path / "two", *flags, "--batch-size", 2)
@@ -57,7 +62,8 @@ def test_two_processes_are_one_with_the_joined_batch(train, tiny_base, photo_fol
         load_file(all_checkpoints(tmp_path / n / "checkpoints")[-1] / "training.safetensors")
         for n in ("one", "two")
     )
-    assert all(torch.allclose(one[name], two[name], atol=2e-5) for name in one)
+    apart = [name for name in one if not torch.allclose(one[name], two[name], atol=2e-5)]
+    assert [name for name in apart if not name.endswith(NO_GRADIENT)] == []
 
 
 OF_RANK_1 = "process 1 stopped the run: "
