@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..vae_core.fit import cut
 from ..vae_core.scaling import NONE, Scaling, describe, same, suspicion, undo_scaling
-from .encode import WINDOW
-from .shared.latent_dict import Latent, read_mark, read_samples
+from .shared.latent_dict import WINDOW, Latent, read_mark, read_samples
 from .shared.scaling_choice import chosen_scaling, model_socket, scaling_sockets
 from .shared.schema import node_body, node_schema, result, socket
 

@@ -12,16 +12,14 @@ from torch import Tensor
 from ..vae_core.fit import Window, covered, describe_window, padded
 from ..vae_core.latents import kl_per_item, sample
 from ..vae_core.scaling import NONE, Scaling, apply_scaling, apply_spread, describe
-from .shared.latent_dict import Latent, checked_number, chosen, marked
+from .shared.latent_dict import STD, WINDOW, Latent, checked_seed, chosen, marked
 from .shared.posterior import Posterior, encode_posterior
 from .shared.scaling_choice import chosen_scaling, model_socket, scaling_sockets
-from .shared.schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
+from .shared.schema import node_body, node_schema, result, seed_socket, socket
 
 NAME = "VAE Encode (Scaled)"
 MEAN, SAMPLE = "mean (ComfyUI standard)", "sample"
 CROP, PAD = "crop (ComfyUI standard)", "pad and crop back"
-WINDOW = "vae_lab_window"  # which pixels of the decoded picture are the picture
-STD = "vae_lab_std"  # σ of the posterior, in raw units
 
 
 class VAELabEncode(io.ComfyNode):
@@ -150,8 +148,7 @@ def drawn(found: Posterior, seed: int) -> Tensor:
     """Sample the posterior with a generator of its own, on the CPU."""
     if found.logvar is None:
         raise ValueError(f"there is nothing to sample: {found.why_none}. Choose the mean.")
-    number = int(checked_number(seed, "seed", 0, LARGEST_SEED))
-    generator = torch.Generator("cpu").manual_seed(number)
+    generator = torch.Generator("cpu").manual_seed(checked_seed(seed))
     noise = torch.randn(found.mean.shape, generator=generator)
     return sample(found.mean.float(), found.logvar, noise.to(found.mean.device)).to(
         found.mean.dtype

@@ -11,9 +11,15 @@ from torch import Tensor
 from ..vae_core.walk.easing import EASINGS
 from ..vae_core.walk.interpolate import MODES, SCOPES, fit_mask, sequence
 from ..vae_core.walk.timeline import PATHS, SPANS, timeline
-from .encode import STD
 from .parts.interpolate_keys import KEYS, SIZES, common_batch, key_samples
-from .shared.latent_dict import Latent, bounded, checked_number, read_samples, replaced
+from .shared.latent_dict import (
+    Latent,
+    bounded,
+    checked_number,
+    read_samples,
+    replaced,
+    without_spread,
+)
 from .shared.loops import progress
 from .shared.schema import node_body, node_schema, result, socket
 
@@ -140,7 +146,7 @@ def assembled(latent: Latent, frames: Tensor) -> Latent:
     items, count = frames.shape[:2]
     alone = len(read_samples(latent)) != items
     source = [0 if alone else item for item in range(items) for _ in range(count)]
-    kept = {key: value for key, value in latent.items() if key != STD}
+    kept = without_spread(latent)
     return replaced(kept, frames.flatten(0, 1), source)
 
 

@@ -17,14 +17,20 @@ from .parts.noise_inputs import (
     NO_FAMILY,
     PRESERVE,
     TIMESTEP,
-    checked_seed,
     levels_of,
     mask_of,
     read_strengths,
     read_weights,
 )
 from .parts.noising import assembled, bare, drawn, noised, space_of
-from .shared.latent_dict import Latent, bounded, checked_number, read_mark, read_samples
+from .shared.latent_dict import (
+    Latent,
+    bounded,
+    checked_number,
+    checked_seed,
+    read_mark,
+    read_samples,
+)
 from .shared.scaling_choice import FROM_MODEL, OF_FAMILY, model_socket
 from .shared.schema import node_body, node_schema, result, seed_socket, socket
 

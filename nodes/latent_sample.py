@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..vae_core.noise import unit_noise
 from ..vae_core.scaling import NONE, Scaling, describe
-from .parts.noise_inputs import channels_of, checked_seed, scaling_for
+from .parts.noise_inputs import channels_of, scaling_for
 from .parts.sampling import (
     AROUND,
     LARGEST_BATCH,
@@ -24,7 +24,7 @@ from .parts.sampling import (
     size_of,
     spread_of,
 )
-from .shared.latent_dict import Latent, bounded, checked_number, read_mark
+from .shared.latent_dict import Latent, bounded, checked_number, checked_seed, read_mark
 from .shared.scaling_choice import FROM_MODEL, OF_FAMILY, model_socket
 from .shared.schema import node_body, node_schema, result, seed_socket, socket
 

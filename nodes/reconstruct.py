@@ -15,8 +15,8 @@ from ..vae_core.drawn.drift_chart import chart
 from ..vae_core.fit import describe_window
 from .encode import CROP, MEAN, PAD, SAMPLE, checked_images
 from .parts.round_trips import Journey, travel
-from .shared.latent_dict import bounded, checked_number
-from .shared.schema import LARGEST_SEED, node_body, node_schema, result, seed_socket, socket
+from .shared.latent_dict import bounded, checked_number, checked_seed, chosen
+from .shared.schema import node_body, node_schema, result, seed_socket, socket
 
 NAME = "VAE Reconstruct"
 MOST_TRIPS = 64
@@ -56,7 +56,7 @@ class VAELabReconstruct(io.ComfyNode):
         uneven_size: str,
     ) -> io.NodeOutput:
         count = int(checked_number(trips, "trips", 1, MOST_TRIPS))
-        first = int(checked_number(seed, "seed", 0, LARGEST_SEED))
+        first = checked_seed(seed)
         images = checked_images(pixels, vae)
         bounded((count, *images.shape), "pictures of all trips")
         draw = first if chosen(posterior, "posterior", [MEAN, SAMPLE]) == SAMPLE else None
@@ -142,13 +142,6 @@ def outputs() -> list[io.Output]:
             io.Image, "chart", "PSNR in dB over trips: to the original, and to the trip before."
         ),
     ]
-
-
-def chosen(value: str, name: str, options: list[str]) -> str:
-    """Give a choice of a list, or raise: ComfyUI does not check the lists of V3 nodes."""
-    if value not in options:
-        raise ValueError(f"expected {name} among {', '.join(options)}, got {value!r}.")
-    return value
 
 
 def curves_of(trips: list[Trip]) -> tuple[list[float], list[float]]:

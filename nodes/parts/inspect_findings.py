@@ -15,8 +15,7 @@ from ...vae_core.inspect.inspection import kl, moments, percentiles, pooled, sum
 from ...vae_core.inspect.latent_report import Divergence, Findings, lost_in_words
 from ...vae_core.inspect.projection import project_items
 from ...vae_core.inspect.reading import Reading, doubts, in_space
-from ..encode import STD
-from ..shared.latent_dict import Latent
+from ..shared.latent_dict import STD, Latent
 
 MOST_DRAWN = 32  # batch items with pictures of their own
 MOST_POINTS = 1024  # items in a map: their products are kept

@@ -15,7 +15,6 @@ from ...vae_core.scaling import Scaling
 from ...vae_core.schedule import noise_amplitudes
 from ..shared.latent_dict import Latent, checked_number
 from ..shared.scaling_choice import FROM_MODEL, OF_FAMILY, chosen_scaling
-from ..shared.schema import LARGEST_SEED
 
 KINDS = {"gaussian": "gaussian", "uniform": "uniform", "low-frequency (pyramid)": "pyramid"}
 ADD_STD, ADD_UNITS = "add, in standard deviations", "add, in the latent's units"
@@ -70,13 +69,6 @@ def _number(word: str, name: str) -> float:
         raise ValueError(
             f"expected {name} as numbers such as 0, 0.5, 1, got {word[:40]!r}."
         ) from None
-
-
-def checked_seed(seed: int) -> int:
-    """Give a seed in its range: what comes over a wire has passed no check of ComfyUI's."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"expected seed from 0 to 2**64 - 1, got {str(seed)[:40]}.")
-    return int(seed)
 
 
 def scaling_for(label: str, channels: int, model: Any | None) -> Scaling:

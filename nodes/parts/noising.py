@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ...vae_core.noise import added, mixed, spread, unit_noise
 from ...vae_core.scaling import NONE, Scaling
-from ..encode import STD
-from ..shared.latent_dict import Latent, bounded, read_mark, replaced
+from ..shared.latent_dict import Latent, bounded, read_mark, replaced, without_spread
 from ..shared.loops import progress
 from .noise_inputs import ADD_STD, ADD_UNITS, KINDS, NO_FAMILY, scaling_for
 
@@ -51,7 +50,7 @@ def noised(
 
 def assembled(latent: Latent, samples: Tensor, source: list[int]) -> Latent:
     """Make the LATENT; the posterior's spread no longer belongs to it."""
-    kept = {key: value for key, value in latent.items() if key != STD}
+    kept = without_spread(latent)
     same = len(samples) == len(latent["samples"])
     return replaced(kept, samples.to(latent["samples"].dtype), None if same else source)
 

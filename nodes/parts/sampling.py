@@ -10,8 +10,8 @@ from torch import Tensor
 from ...vae_core.noise import spread as own_spread
 from ...vae_core.noise import unit_noise
 from ...vae_core.scaling import NONE, Scaling, apply_spread, undo_scaling
-from ..encode import STD
 from ..shared.latent_dict import (
+    STD,
     Latent,
     bounded,
     checked_number,
@@ -19,6 +19,7 @@ from ..shared.latent_dict import (
     read_mark,
     read_samples,
     replaced,
+    without_spread,
 )
 from ..shared.loops import progress
 
@@ -115,5 +116,5 @@ def around(latent: Latent, sigma: Tensor, count: int, seed: int) -> Latent:
     noise = unit_noise("gaussian", shape, seed, draws, each=progress).to(samples.device)
     source = [item for item in range(len(samples)) for _ in range(count)]
     drawn = samples.float()[source] + sigma[source] * noise
-    kept = {key: value for key, value in latent.items() if key != STD}
+    kept = without_spread(latent)
     return replaced(kept, drawn.to(samples.dtype), None if count == 1 else source)

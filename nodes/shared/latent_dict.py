@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from ...vae_core.scaling import NONE, Scaling, from_mark, to_mark
+from .schema import LARGEST_SEED
 
 Latent = dict[str, Any]
 
 MARK = "vae_lab_scaling"
+WINDOW = "vae_lab_window"  # which pixels of the decoded picture are the picture
+STD = "vae_lab_std"  # σ of the posterior, in raw units
 MOST_VALUES = 2**31  # 8 GiB in float32
 
 
@@ -85,6 +88,11 @@ def _follow(mask: Tensor, count: int, source: Sequence[int]) -> Tensor:
     return whole[torch.as_tensor(list(source), dtype=torch.long)]
 
 
+def without_spread(latent: Latent) -> Latent:
+    """Copy a LATENT without the posterior's spread, which belongs to no changed samples."""
+    return {key: value for key, value in latent.items() if key != STD}
+
+
 def read_mark(latent: Latent) -> Scaling | None:
     """Read the scaling that a LATENT carries; None for a raw one."""
     mark = latent.get(MARK)
@@ -102,6 +110,13 @@ def checked_number(value: float, name: str, low: float, high: float) -> float:
     if not low <= value <= high:  # false for NaN too
         raise ValueError(f"expected {name} from {low:g} to {high:g}, got {shown_number(value)}.")
     return value
+
+
+def checked_seed(seed: int) -> int:
+    """Give a seed in its range: what comes over a wire has passed no check of ComfyUI's."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"expected seed from 0 to 2**64 - 1, got {shown_number(seed)}.")
+    return int(seed)
 
 
 def shown_number(value: float) -> str:

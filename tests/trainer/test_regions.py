@@ -10,15 +10,15 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from trainer.judge.regions import (
-    PATCH,
     Measure,
     box_mask,
     masked_psnr,
     masked_ssim,
-    patch,
     score_regions,
     size_class,
 )
+from vae_core.compare.figures import PATCH, square
+from vae_core.compare.pairs import Box
 from vae_core.metrics import ssim_map
 
 
@@ -123,7 +123,7 @@ def test_squares_are_moved_into_the_photo_and_not_stretched(
     pair: tuple[np.ndarray, np.ndarray], box: tuple[int, int, int, int]
 ) -> None:
     ramp = torch.arange(300.0).expand(1, 3, 200, 300) / 300
-    cut = patch(ramp, box)
+    cut = square(ramp, Box(*box))
     assert cut.shape == (1, 3, PATCH, PATCH)
     side = min(round(1.25 * max(box[2:])), 200)
     assert float(cut[0, 0, 64, -1] - cut[0, 0, 64, 0]) == pytest.approx(side / 300, abs=0.012)

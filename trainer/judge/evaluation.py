@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from trainer.errors import UserError
 from trainer.judge.perceptual import Perceptual
-from trainer.judge.regions import PATCH, Measure, score_regions
+from trainer.judge.regions import Measure, score_regions
 from trainer.judge.scores import PhotoScore, summarise
 from trainer.photos.boxes import Box
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import SkippedPhoto
 from trainer.vae.autoencoder import decode, encode, image_channels, ratio
+from vae_core.compare.figures import PATCH
 from vae_core.images import centre_crop_box, from_bytes, to_unit
 from vae_core.metrics import WINDOW, channel_mean_error, psnr, ssim_map
 

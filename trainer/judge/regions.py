@@ -10,17 +10,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from trainer.photos.boxes import Box
+from vae_core.compare.figures import square
+from vae_core.compare.pairs import Box as Region
 from vae_core.metrics import psnr_from_mse
 
 SMALL_BELOW, MEDIUM_BELOW = 64, 160  # heights of a face, in pixels of the evaluated photo
 FACES, BACKGROUND = "faces", "background"
 SIZES = ("faces_small", "faces_medium", "faces_large")
 REGIONS = (FACES, *SIZES, BACKGROUND)
-PATCH = 128  # side of the square that a face is resampled to for the perceptual distance
-MARGIN = 1.25  # the square around a face, in sides of its box
 
 
 class Measure(NamedTuple):
@@ -73,25 +72,10 @@ def masked_ssim(ssim_map: Tensor, mask: Tensor) -> float | None:
     return float(ssim_map[0][inner.to(ssim_map.device)].mean()) if inner.any() else None
 
 
-def patch(image: Tensor, box: Box) -> Tensor:
-    """Cut the square around a face, 25 % larger than the box: [1, 3, H, W] -> [1, 3, 128, 128].
-
-    A square, so that nothing is stretched; it is moved into the photo where it stands out.
-    """
-    height, width = image.shape[-2:]
-    x, y, w, h = box
-    side = min(round(max(w, h) * MARGIN), height, width)
-    left = min(max(0, round(x + w / 2 - side / 2)), width - side)
-    top = min(max(0, round(y + h / 2 - side / 2)), height - side)
-    cut = image[..., top : top + side, left : left + side]
-    cut = interpolate(cut, size=(PATCH, PATCH), mode="bicubic", antialias=True)
-    return cut.clamp(0, 1)
-
-
 def face_distances(x: Tensor, y: Tensor, boxes: Sequence[Box], measure: Measure) -> list[float]:
     """Return the perceptual distance of the square around each face."""
     # on the CPU, as not every device resamples with antialiasing
-    cut = [torch.cat([patch(image.cpu(), box) for box in boxes]) for image in (x, y)]
+    cut = [torch.cat([square(image.cpu(), Region(*box)) for box in boxes]) for image in (x, y)]
     return measure.distance(*(part.to(x.device) * 2 - 1 for part in cut)).tolist()
 
 

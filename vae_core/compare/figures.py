@@ -97,8 +97,8 @@ def box_distance(pair: Pair, box: Box, perceptual: Perceptual | None) -> float |
 def square(picture: Tensor, box: Box) -> Tensor:
     """Cut the square around a box: [1, 3, H, W] in [0, 1] -> [1, 3, 128, 128].
 
-    A square, so that nothing is stretched; it is moved into the picture where it stands out, and
-    no larger than the picture's shorter side.
+    25 % larger than the box, and a square, so that nothing is stretched; it is moved into the
+    picture where it stands out, and no larger than the picture's shorter side.
     """
     height, width = picture.shape[2:]
     side = min(round(max(box.width, box.height) * MARGIN), height, width)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import slerp
-from .timeline import Step
+from .timeline import Step, check_choice
 
 MODES = ("lerp", "slerp", "lerp, norm kept")
 SCOPES = ("whole item", "each channel", "each position")
@@ -51,8 +51,8 @@ def between(a: Tensor, b: Tensor, mode: str, scope: str = "whole item") -> Path:
     each position by itself (over the channels); lerp is the same for all three.
     A zero vector takes the other's direction; opposite vectors pass through slerp.right_angle.
     """
-    _check_choice("mode", mode, MODES)
-    _check_choice("scope", scope, SCOPES)
+    check_choice("mode", mode, MODES)
+    check_choice("scope", scope, SCOPES)
     shape = torch.broadcast_shapes(a.shape, b.shape)
     x, y = _vectors(a, scope), _vectors(b.to(a.device), scope)
     path = _straight(x, y) if mode == "lerp" else _kept_norm(x, y, turning=mode == "slerp")
@@ -145,8 +145,3 @@ def _latents(vectors: Tensor, shape: torch.Size, scope: str) -> Tensor:
 def _precise(x: Tensor) -> Tensor:
     """Widen to float64; MPS has none, and takes float32."""
     return x.float() if x.device.type == "mps" else x.double()
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Expected a {name} out of {', '.join(choices)}, got {value!r}.")

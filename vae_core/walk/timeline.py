@@ -35,8 +35,8 @@ def timeline(
     """
     if keys < 2 or frames < 2:
         raise ValueError(f"Expected at least 2 keys and 2 frames, got {keys} and {frames}.")
-    _check_choice("path", path, PATHS)
-    _check_choice("span", span, SPANS)
+    check_choice("path", path, PATHS)
+    check_choice("span", span, SPANS)
     closed = path == "loop"
     ways, parts = (keys, frames) if closed else (keys - 1, frames - 1)
     positions = [_position(i, parts, ways, easing, span) for i in range(frames)]
@@ -61,6 +61,7 @@ def _step(position: tuple[int, float], keys: int, closed: bool) -> Step:
     return Step(way % keys, end, share)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError, naming the choices, for a value that is none of them."""
     if value not in choices:
         raise ValueError(f"Expected a {name} out of {', '.join(choices)}, got {value!r}.")

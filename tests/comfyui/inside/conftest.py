@@ -118,6 +118,30 @@ def video_vae() -> Any:
     return comfy.sd.VAE(sd=state)
 
 
+@pytest.fixture
+def core_noise() -> Callable[..., torch.Tensor]:
+    """Core's own noise for a latent and a seed; the process keeps its random state."""
+    from comfy.sample import prepare_noise
+
+    def prepare(latent, seed, indices=None):
+        state = torch.random.get_rng_state()  # core's own way seeds the whole process
+        drawn = prepare_noise(latent, seed, indices)
+        torch.random.set_rng_state(state)
+        return drawn
+
+    return prepare
+
+
+class OfFormat:
+    """A MODEL as far as the nodes look: it names its latent format, one of core's own."""
+
+    def __init__(self, latent_format: Any) -> None:
+        self.latent_format = latent_format
+
+    def get_model_object(self, name: str) -> Any:
+        return getattr(self, name)
+
+
 @pytest.fixture(scope="session")
 def base() -> Path:
     """ComfyUI's base folder: models, input, output, temp."""

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import OfFormat
 
 SCALINGS = ["SD1 / SD2", "SDXL", "Playground 2.5"]
 
@@ -79,16 +80,6 @@ def test_scaling_equals_the_latent_format_of_core(encode, node, run):
         torch.testing.assert_close(back[0]["samples"], raw, atol=1e-5, rtol=1e-5)
 
 
-class Model:
-    """A MODEL as far as these nodes look: it names its latent format."""
-
-    def __init__(self, latent_format):
-        self.latent_format = latent_format
-
-    def get_model_object(self, name):
-        return getattr(self, name)
-
-
 @pytest.mark.parametrize("name", ["SD15", "SDXL", "SDXL_Playground_2_5", "SD3", "Flux", "Wan21"])
 def test_from_model_reads_any_format_of_core(node, run, name):
     from comfy import latent_formats
@@ -100,7 +91,7 @@ def test_from_model_reads_any_format_of_core(node, run, name):
         node("VAELabLatentRescale"),
         samples={"samples": raw},
         scaling="from model",
-        model=Model(latent_format),
+        model=OfFormat(latent_format),
     )
     torch.testing.assert_close(scaled["samples"], latent_format.process_in(raw))
     assert "scale" in info

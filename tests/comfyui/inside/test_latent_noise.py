@@ -25,19 +25,6 @@ def noisy(node, run):
     return add
 
 
-@pytest.fixture
-def core_noise():
-    from comfy.sample import prepare_noise
-
-    def prepare(latent, seed, indices=None):
-        state = torch.random.get_rng_state()  # core's own way seeds the whole process
-        drawn = prepare_noise(latent, seed, indices)
-        torch.random.set_rng_state(state)
-        return drawn
-
-    return prepare
-
-
 class TestNoise:
     @pytest.mark.parametrize("shape", [(1, 4, 8, 8), (3, 4, 9, 7), (2, 16, 3, 5, 4), (5, 1, 1, 1)])
     @pytest.mark.parametrize("seed", [0, 2**64 - 1])

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from conftest import OfFormat
 
 PRIOR, AROUND, POSTERIOR = "prior N(0, I)", "around the latent", "posterior of the latent"
 
@@ -21,29 +22,6 @@ def picture() -> torch.Tensor:
 @pytest.fixture
 def draw(node, run):
     return lambda **widgets: run(node("VAELabLatentSample"), **widgets)
-
-
-@pytest.fixture
-def core_noise():
-    from comfy.sample import prepare_noise
-
-    def prepare(latent, seed, indices=None):
-        state = torch.random.get_rng_state()  # core's own way seeds the whole process
-        drawn = prepare_noise(latent, seed, indices)
-        torch.random.set_rng_state(state)
-        return drawn
-
-    return prepare
-
-
-class OfFormat:
-    """What ComfyUI's MODEL is asked for; the latent format is core's own."""
-
-    def __init__(self, latent_format):
-        self.latent_format = latent_format
-
-    def get_model_object(self, name):
-        return getattr(self, name)
 
 
 class TestPrior:
