@@ -1,0 +1,245 @@
+"""Layers that keep what came before their input, and make their input anew in backward.
+
+Autograd keeps three tensors for GroupNorm - SiLU - convolution: the input of each. The last two
+follow from the first by a few operations per value, where the convolution takes thousands. Here
+the first is kept alone, with the statistics of its groups; backward makes the others anew, and no
+convolution runs twice. Upsample - convolution keeps the small picture in the same way. After
+"Memory-Efficient Implementation of DenseNets" (Pleiss et al., 2017,
+https://arxiv.org/abs/1707.06990), which makes concatenations and batch norms anew.
+
+B batch, C channels, H, W pixels, L cells.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
+from torch.autograd.function import once_differentiable
+
+Tensors = tuple[Tensor | None, ...]
+
+
+# What comes before the layers, and is made twice
+
+
+class NormAct(NamedTuple):
+    """GroupNorm with a weight and a bias, and SiLU behind it or not."""
+
+    groups: int
+    eps: float
+    silu: bool
+    parameters = 2
+
+    def make(self, x: Tensor, compute: torch.dtype, *affine: Tensor) -> tuple[Tensor, Tensors]:
+        """Normalise and activate [B, C, ...] bit for bit as torch does; give the statistics too."""
+        x = _for_norm(x, compute)
+        y, *statistics = torch.native_group_norm(x, *affine, *_sizes(x), self.groups, self.eps)
+        return (F.silu(y, inplace=True) if self.silu else y).to(compute), tuple(statistics)
+
+    def remake(self, x: Tensor, compute: torch.dtype, *kept: Tensor) -> tuple[Tensor, Tensors]:
+        """Do it again from the statistics; give the input and what SiLU sees for `back`."""
+        weight, bias, mean, rstd = kept
+        x = _for_norm(x, compute)
+        scale = rstd.repeat_interleave(x.shape[1] // self.groups, dim=1) * weight
+        shift = bias - mean.repeat_interleave(x.shape[1] // self.groups, dim=1) * scale
+        shape = (*scale.shape, *[1] * (x.ndim - 2))
+        y = torch.addcmul(shift.view(shape), x, scale.view(shape)).to(x.dtype)
+        return (F.silu(y) if self.silu else y).to(compute), (x, y, weight, mean, rstd)
+
+    def back(self, da: Tensor, remade: Tensors, wanted: list[bool]) -> Tensors:
+        """Give the gradients of input, weight and bias, as far as wanted."""
+        x, y, weight, mean, rstd = remade
+        dy = da.to(y.dtype)
+        if self.silu:
+            dy = torch.ops.aten.silu_backward(dy, y)
+        dy = dy.contiguous(memory_format=_layout(x))
+        return torch.ops.aten.native_group_norm_backward(
+            dy, x, mean, rstd, weight, *_sizes(x), self.groups, wanted
+        )
+
+
+class Upsample(NamedTuple):
+    """Twice the size by nearest neighbours."""
+
+    parameters = 0
+
+    def make(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
+        return F.interpolate(x.to(compute), scale_factor=2.0, mode="nearest"), ()
+
+    def remake(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
+        return self.make(x, compute)
+
+    def back(self, da: Tensor, remade: Tensors, wanted: list[bool]) -> Tensors:
+        """Add up the gradients of the four pixels that came of each."""
+        large = list(da.shape)
+        small = [*large[:2], large[2] // 2, large[3] // 2]
+        return (torch.ops.aten.upsample_nearest2d_backward(da, large[2:], small, 2.0, 2.0),)
+
+
+class Contiguous(NamedTuple):
+    """The plain layout: what diffusers gives a shortcut's convolution in training."""
+
+    parameters = 0
+
+    def make(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
+        return x.to(compute).contiguous(), ()
+
+    def remake(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
+        return self.make(x, compute)
+
+    def back(self, da: Tensor, remade: Tensors, wanted: list[bool]) -> Tensors:
+        return (da,)
+
+
+Before = NormAct | Upsample | Contiguous
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], x[0, 0].numel()
+
+
+def _for_norm(x: Tensor, compute: torch.dtype) -> Tensor:
+    """Give x in the type that autocast gives GroupNorm: float32, but on the CPU its own.
+
+    https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference
+    """
+    lowered = compute != torch.float32 and x.device.type != "cpu"
+    return x.float() if lowered else x
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Give x in a layout that GroupNorm takes without a copy of its own."""
+    return x.contiguous(memory_format=_layout(x))
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Name the layout that GroupNorm's kernels want: on the CPU, channels may come last."""
+    return suggest_memory_format(x) if x.device.type == "cpu" else torch.contiguous_format
+
+
+# The layers
+
+
+class Convolution(NamedTuple):
+    """How a convolution moves over its input, [B, C, H, W] -> [B, O, H, W]."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def apply(self, a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(a, weight, bias, *self)
+
+    def gradients(self, dy: Tensor, a: Tensor, weight: Tensor, wanted: list[bool]) -> Tensors:
+        """Give the gradients of input, weight and bias, as far as wanted."""
+        stride, padding, dilation, groups = self
+        return torch.ops.aten.convolution_backward(
+            dy, a, weight, [len(weight)], stride, padding, dilation, False, [0, 0], groups, wanted
+        )
+
+
+class Projection(NamedTuple):
+    """A linear layer over the channels, [B, C, L] -> [B, L, O]."""
+
+    def apply(self, a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(a.transpose(1, 2), weight, bias)
+
+    def gradients(self, dy: Tensor, a: Tensor, weight: Tensor, wanted: list[bool]) -> Tensors:
+        """Give the gradients of input, weight and bias, as far as wanted."""
+        rows = dy.flatten(0, 1)
+        return (
+            (dy @ weight).transpose(1, 2) if wanted[0] else None,
+            rows.T @ a.transpose(1, 2).flatten(0, 1) if wanted[1] else None,
+            rows.sum(0) if wanted[2] else None,
+        )
+
+
+Layer = Convolution | Projection
+
+
+def layer_of(module: nn.Conv2d | nn.Linear) -> Layer:
+    """Read how a module works, without its weights."""
+    if isinstance(module, nn.Linear):
+        return Projection()
+    return Convolution(module.stride, module.padding, module.dilation, module.groups)
+
+
+# Both together
+
+
+class RemadeInput(torch.autograd.Function):
+    """One or more layers that read the same input, which is made anew in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        before: Before,
+        layers: tuple[Layer, ...],
+        compute: torch.dtype,
+        x: Tensor,
+        *parameters: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Run x through `before` and then through each layer, in type `compute`.
+
+        `parameters` are those of `before`, then a weight and a bias (or None) for each layer.
+        """
+        own, pairs = _split(before, parameters)
+        a, kept = before.make(x, compute, *own)
+        ctx.before, ctx.layers, ctx.compute = before, layers, compute
+        ctx.save_for_backward(x, *parameters, *kept)
+        return tuple(
+            layer.apply(a, *(_cast(parameter, compute) for parameter in pair))
+            for layer, pair in zip(layers, pairs, strict=True)
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outward: Tensor) -> Tensors:
+        """Give the gradients of x and the parameters."""
+        total = ctx.before.parameters + 2 * len(ctx.layers)
+        x, *saved = ctx.saved_tensors
+        kept = saved[total:]
+        own, pairs = _split(ctx.before, tuple(saved[:total]))
+        a, remade = ctx.before.remake(x, ctx.compute, *own, *kept)
+        wanted = list(ctx.needs_input_grad[3:])
+        da, inner = _through_layers(ctx, outward, a, pairs)
+        del a
+        outer: Tensors = (None,) * (1 + len(own))
+        if da is not None:
+            outer = ctx.before.back(da, remade, wanted[: 1 + len(own)])
+        return None, None, None, _cast(outer[0], x.dtype), *outer[1:], *inner
+
+
+def _split(before: Before, parameters: Tensors) -> tuple[Tensors, list[Tensors]]:
+    """Tell the parameters of what comes before from the pairs of the layers."""
+    first = before.parameters
+    rest = parameters[first:]
+    return parameters[:first], [rest[i : i + 2] for i in range(0, len(rest), 2)]
+
+
+def _through_layers(
+    ctx: Any, outward: Tensors, a: Tensor, pairs: list[Tensors]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Give the gradient of what the layers read, and those of their weights and biases."""
+    first = 4 + ctx.before.parameters
+    before = any(ctx.needs_input_grad[3:first])
+    total, inner = None, []
+    for i, (layer, dy, (weight, bias)) in enumerate(zip(ctx.layers, outward, pairs, strict=True)):
+        wanted = [before, *ctx.needs_input_grad[first + 2 * i : first + 2 * i + 2]]
+        da, dweight, dbias = layer.gradients(dy, a, weight.to(ctx.compute), wanted)
+        inner += [_cast(dweight, weight.dtype), _cast(dbias, weight.dtype)]
+        total = da if total is None else total + da
+    return total, inner
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if tensor is None else tensor.to(dtype)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the type that a convolution of x computes in here: autocast's, or x's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
