@@ -16,7 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .lpips_weights import NETS, Weights, check_net, check_weights, head_name, net_of, prepare
+from .lpips_weights import (
+    NETS,
+    Weights,
+    check_net,
+    check_weights,
+    fastest_layout,
+    head_name,
+    net_of,
+    prepare,
+)
 
 __all__ = [
     "NETS",
@@ -146,7 +155,7 @@ def _features(state: Weights, net: str, x: Tensor) -> list[Tensor]:
     check_net(net)
     _check_input(net, x)
     with _float32(x):
-        h = (x.float() - _row(SHIFT, x)) / _row(SCALE, x)
+        h = fastest_layout((x.float() - _row(SHIFT, x)) / _row(SCALE, x))
         features = []
         for steps in SLICES[net]:
             for step in steps:

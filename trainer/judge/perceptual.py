@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.errors import UserError
+from trainer.judge.at_once import gradient_at_once
 from trainer.weights import fetch_weights, save_weights
 from vae_core import lpips as lpips_math
 from vae_core.checkpoint import check_finite, read_tensors
@@ -123,7 +124,7 @@ def _lpips(
         return lpips_math.lpips(prepared, net, _as_rgb(x), _as_rgb(y))
 
     side = lpips_math.SMALLEST_SIDE[net]
-    return Perceptual(f"lpips-{net}", True, side, distance, source)
+    return Perceptual(f"lpips-{net}", True, side, gradient_at_once(distance), source)
 
 
 def _as_rgb(x: Tensor) -> Tensor:
@@ -155,7 +156,8 @@ def encoder_features(vae: nn.Module, device: torch.device | str) -> Perceptual:
             levels = [(a - b).square().sum(1).mean(dim=(1, 2)) for a, b in pairs]
             return torch.stack(levels).mean(0)
 
-    return Perceptual(FALLBACK, False, side, distance, "the frozen encoder of the base VAE")
+    source = "the frozen encoder of the base VAE"
+    return Perceptual(FALLBACK, False, side, gradient_at_once(distance), source)
 
 
 def _frozen_copy(encoder: nn.Module) -> nn.Module:

@@ -138,12 +138,12 @@ def _lasting(config: TrainConfig, vae: nn.Module, world: int) -> dict[str, int]:
 
 
 class StepMemory(NamedTuple):
-    """Bytes of one training step, by where they are held."""
+    """Bytes of one training step, by where they are held; their sum is the most at any time."""
 
     encoder: int
     decoder: int
     loss: int
-    work_space: int
+    backward: int
     perceptual_weights: int
 
     def parts(self) -> dict[str, int]:
@@ -151,8 +151,8 @@ class StepMemory(NamedTuple):
         return {
             "activations of the encoder": self.encoder,
             "activations of the decoder": self.decoder,
-            "activations of the loss": self.loss,
-            "work space of the backward pass": self.work_space,
+            "the loss while it is computed": self.loss,
+            "more in the backward pass": self.backward,
         }
 
 
@@ -179,15 +179,21 @@ def _count_step(
     # a frozen encoder leaves only the latent, which is the decoder's input
     encoder = marks["encoder"] if config.trains_encoder else 0
     decoded = marks.get("decoder", after)
-    return StepMemory(encoder, decoded - encoder, after - decoded, live.peak - after, live.given)
+    measured = max(marks.get("loss", after), decoded)
+    backward = max(live.peak - measured, 0)
+    return StepMemory(encoder, decoded - encoder, measured - decoded, backward, live.given)
 
 
 def _marked(perceptual: Perceptual, live: LiveBytes, marks: dict[str, int]) -> Perceptual:
-    """Note what is held when the perceptual distance begins: the end of the decoder's part."""
+    """Note what is held when the perceptual distance begins, and the most while it is computed."""
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
-        marks["decoder"] = live.now
-        return perceptual.distance(x, y)
+        marks["decoder"], before = live.now, live.peak
+        live.peak = live.now
+        result = perceptual.distance(x, y)
+        marks["loss"] = live.peak
+        live.peak = max(before, live.peak)
+        return result
 
     return dataclasses.replace(perceptual, distance=distance)
 
