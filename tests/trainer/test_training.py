@@ -74,9 +74,10 @@ def load_base(tmp_path: Path, name: str) -> torch.Tensor:
     return load_file(Path(folder) / "diffusion_pytorch_model.safetensors")[name]
 
 
-def test_checkpointed_activations_give_the_same_run(train, tmp_path):
+@pytest.mark.parametrize("how", ["fused", "checkpoint"])
+def test_activations_kept_otherwise_give_the_same_run(train, tmp_path, how):
     assert train(tmp_path / "a") == 0
-    assert train(tmp_path / "b", "--activation-memory", "checkpoint") == 0
+    assert train(tmp_path / "b", "--activation-memory", how) == 0
     assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-6)
 
 

@@ -21,6 +21,7 @@ from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
 from trainer.training.run import choose_trained
 from trainer.vae.autoencoder import build, decode, encode, image_channels, latent_channels, ratio
+from trainer.vae.fused import keep_activations
 
 FLOAT32 = 4  # bytes
 EIGHT_BIT_FROM = 4096  # elements; bitsandbytes keeps the state of smaller tensors in float32
@@ -83,8 +84,7 @@ def planned_model(config: TrainConfig, architecture: dict[str, Any]) -> nn.Modul
     with torch.device("meta"):
         vae = build(architecture).train()
         choose_trained(vae, config)
-    if config.activation_memory == "checkpoint":
-        vae.enable_gradient_checkpointing()
+    keep_activations(vae, config.activation_memory)
     return vae
 
 

@@ -23,6 +23,7 @@ from trainer.training.optimizer import make_optimizer
 from trainer.training.run_folder import RunFolder
 from trainer.vae.autoencoder import latent_channels, ratio, trainable_names
 from trainer.vae.base import Base
+from trainer.vae.fused import keep_activations
 from trainer.vae.lora import add_adapters
 
 
@@ -128,8 +129,7 @@ def make_run(
     reference = copy.deepcopy(base.vae).requires_grad_(False)
     vae = base.vae.to(accelerator.device).train()
     choose_trained(vae, config)
-    if config.activation_memory == "checkpoint":
-        vae.enable_gradient_checkpointing()
+    keep_activations(vae, config.activation_memory)
     module = TrainStep(
         vae,
         perceptual if config.lpips_weight else None,

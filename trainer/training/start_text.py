@@ -20,6 +20,10 @@ from trainer.training.run import Photos
 from trainer.vae.autoencoder import is_tiny, ratio
 from trainer.vae.base import Base
 
+ACTIVATIONS = {
+    "fused": ", norms and activations made anew in backward",
+    "checkpoint": ", activations computed twice",
+}
 PRECISION_NAMES = {"no": "fp32", "fp16": "fp16 over fp32 weights", "bf16": "bf16 over fp32 weights"}
 INDENT = 12  # columns before the text of a line
 
@@ -154,9 +158,7 @@ def _optimizer(config: TrainConfig) -> str:
 
 def _precision(config: TrainConfig, device: torch.device) -> str:
     text = f"{PRECISION_NAMES[config.mixed_precision]} on {device.type}"
-    if config.activation_memory == "checkpoint":
-        text += ", activations computed twice"
-    return text
+    return text + ACTIVATIONS.get(config.activation_memory, "")
 
 
 # What is not there

@@ -31,6 +31,17 @@ from trainer.vae.recompute import (
 _ADAPTER = "default"  # peft's name for the only one
 
 
+def keep_activations(vae: nn.Module, how: str) -> None:
+    """Keep all that backward needs ("eager"), less ("fused") or least ("checkpoint").
+
+    AutoencoderTiny has no norms: for it "fused" changes nothing.
+    """
+    if how == "fused":
+        fuse(vae)
+    elif how == "checkpoint":
+        vae.enable_gradient_checkpointing()
+
+
 def fuse(vae: nn.Module) -> int:
     """Let the blocks of a VAE make activations anew; return how many blocks do."""
     fit = [module for module in vae.modules() if _fits(module)]

@@ -2,8 +2,8 @@
 
 Autograd keeps three tensors for GroupNorm - SiLU - convolution: the input of each. The last two
 follow from the first by a few operations per value, where the convolution takes thousands. Here
-the first is kept alone, with the statistics of its groups; backward makes the others anew, and no
-convolution runs twice. Upsample - convolution keeps the small picture in the same way. After
+the first is kept alone; backward makes the others anew, by the same operations and so to the same
+bits, and no convolution runs twice. Upsample - convolution keeps the small picture in the same way. After
 "Memory-Efficient Implementation of DenseNets" (Pleiss et al., 2017,
 https://arxiv.org/abs/1707.06990), which makes concatenations and batch norms anew.
 
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._prims_common import suggest_memory_format
 from torch.autograd.function import once_differentiable
 
 Tensors = tuple[Tensor | None, ...]
@@ -33,24 +32,14 @@ class NormAct(NamedTuple):
     parameters = 2
 
     def make(self, x: Tensor, compute: torch.dtype, *affine: Tensor) -> tuple[Tensor, Tensors]:
-        """Normalise and activate [B, C, ...] bit for bit as torch does; give the statistics too."""
+        """Normalise and activate [B, C, ...] bit for bit as torch does; give what `back` needs."""
         x = _for_norm(x, compute)
         y, *statistics = torch.native_group_norm(x, *affine, *_sizes(x), self.groups, self.eps)
-        return (F.silu(y, inplace=True) if self.silu else y).to(compute), tuple(statistics)
+        return (F.silu(y) if self.silu else y).to(compute), (x, y, affine[0], *statistics)
 
-    def remake(self, x: Tensor, compute: torch.dtype, *kept: Tensor) -> tuple[Tensor, Tensors]:
-        """Do it again from the statistics; give the input and what SiLU sees for `back`."""
-        weight, bias, mean, rstd = kept
-        x = _for_norm(x, compute)
-        scale = rstd.repeat_interleave(x.shape[1] // self.groups, dim=1) * weight
-        shift = bias - mean.repeat_interleave(x.shape[1] // self.groups, dim=1) * scale
-        shape = (*scale.shape, *[1] * (x.ndim - 2))
-        y = torch.addcmul(shift.view(shape), x, scale.view(shape)).to(x.dtype)
-        return (F.silu(y) if self.silu else y).to(compute), (x, y, weight, mean, rstd)
-
-    def back(self, da: Tensor, remade: Tensors, wanted: list[bool]) -> Tensors:
+    def back(self, da: Tensor, made: Tensors, wanted: list[bool]) -> Tensors:
         """Give the gradients of input, weight and bias, as far as wanted."""
-        x, y, weight, mean, rstd = remade
+        x, y, weight, mean, rstd = made
         dy = da.to(y.dtype)
         if self.silu:
             dy = torch.ops.aten.silu_backward(dy, y)
@@ -68,10 +57,7 @@ class Upsample(NamedTuple):
     def make(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
         return F.interpolate(x.to(compute), scale_factor=2.0, mode="nearest"), ()
 
-    def remake(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
-        return self.make(x, compute)
-
-    def back(self, da: Tensor, remade: Tensors, wanted: list[bool]) -> Tensors:
+    def back(self, da: Tensor, made: Tensors, wanted: list[bool]) -> Tensors:
         """Add up the gradients of the four pixels that came of each."""
         large = list(da.shape)
         small = [*large[:2], large[2] // 2, large[3] // 2]
@@ -86,10 +72,7 @@ class Contiguous(NamedTuple):
     def make(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
         return x.to(compute).contiguous(), ()
 
-    def remake(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
-        return self.make(x, compute)
-
-    def back(self, da: Tensor, remade: Tensors, wanted: list[bool]) -> Tensors:
+    def back(self, da: Tensor, made: Tensors, wanted: list[bool]) -> Tensors:
         return (da,)
 
 
@@ -116,7 +99,22 @@ def laid_out(x: Tensor) -> Tensor:
 
 def _layout(x: Tensor) -> torch.memory_format:
     """Name the layout that GroupNorm's kernels want: on the CPU, channels may come last."""
-    return suggest_memory_format(x) if x.device.type == "cpu" else torch.contiguous_format
+    last = x.ndim == 4 and x.device.type == "cpu" and _channels_come_last(x)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _channels_come_last(x: Tensor) -> bool:
+    """Tell it by the strides, as torch's kernels do; is_contiguous says yes to both at a size of 1.
+
+    https://github.com/pytorch/pytorch/blob/v2.9.0/c10/core/MemoryFormat.h
+    """
+    least = 0
+    for side in (1, 3, 2, 0):
+        stride = x.stride(side)
+        if stride == 0 or stride < least or (side == 0 and least == x.stride(1)):
+            return False
+        least = stride * max(x.shape[side], 1)
+    return True
 
 
 # The layers
@@ -151,9 +149,9 @@ class Projection(NamedTuple):
         """Give the gradients of input, weight and bias, as far as wanted."""
         rows = dy.flatten(0, 1)
         return (
-            (dy @ weight).transpose(1, 2) if wanted[0] else None,
-            rows.T @ a.transpose(1, 2).flatten(0, 1) if wanted[1] else None,
-            rows.sum(0) if wanted[2] else None,
+            (rows @ weight).unflatten(0, dy.shape[:2]).transpose(1, 2) if wanted[0] else None,
+            (a.transpose(1, 2).flatten(0, 1).T @ rows).T if wanted[1] else None,
+            dy.sum((0, 1)) if wanted[2] else None,
         )
 
 
@@ -187,9 +185,9 @@ class RemadeInput(torch.autograd.Function):
         `parameters` are those of `before`, then a weight and a bias (or None) for each layer.
         """
         own, pairs = _split(before, parameters)
-        a, kept = before.make(x, compute, *own)
+        a = before.make(x, compute, *own)[0]  # the rest is freed here
         ctx.before, ctx.layers, ctx.compute = before, layers, compute
-        ctx.save_for_backward(x, *parameters, *kept)
+        ctx.save_for_backward(x, *parameters)
         return tuple(
             layer.apply(a, *(_cast(parameter, compute) for parameter in pair))
             for layer, pair in zip(layers, pairs, strict=True)
@@ -199,17 +197,15 @@ class RemadeInput(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *outward: Tensor) -> Tensors:
         """Give the gradients of x and the parameters."""
-        total = ctx.before.parameters + 2 * len(ctx.layers)
-        x, *saved = ctx.saved_tensors
-        kept = saved[total:]
-        own, pairs = _split(ctx.before, tuple(saved[:total]))
-        a, remade = ctx.before.remake(x, ctx.compute, *own, *kept)
+        x, *parameters = ctx.saved_tensors
+        own, pairs = _split(ctx.before, tuple(parameters))
+        a, made = ctx.before.make(x, ctx.compute, *own)
         wanted = list(ctx.needs_input_grad[3:])
         da, inner = _through_layers(ctx, outward, a, pairs)
         del a
         outer: Tensors = (None,) * (1 + len(own))
         if da is not None:
-            outer = ctx.before.back(da, remade, wanted[: 1 + len(own)])
+            outer = ctx.before.back(da, made, wanted[: 1 + len(own)])
         return None, None, None, _cast(outer[0], x.dtype), *outer[1:], *inner
 
 
@@ -227,10 +223,12 @@ def _through_layers(
     first = 4 + ctx.before.parameters
     before = any(ctx.needs_input_grad[3:first])
     total, inner = None, []
-    for i, (layer, dy, (weight, bias)) in enumerate(zip(ctx.layers, outward, pairs, strict=True)):
+    for i in reversed(range(len(pairs))):  # last first, as autograd adds them up
+        weight = pairs[i][0]
         wanted = [before, *ctx.needs_input_grad[first + 2 * i : first + 2 * i + 2]]
-        da, dweight, dbias = layer.gradients(dy, a, weight.to(ctx.compute), wanted)
-        inner += [_cast(dweight, weight.dtype), _cast(dbias, weight.dtype)]
+        args = (outward[i], a, weight.to(ctx.compute), wanted)
+        da, dweight, dbias = ctx.layers[i].gradients(*args)
+        inner = [_cast(dweight, weight.dtype), _cast(dbias, weight.dtype), *inner]
         total = da if total is None else total + da
     return total, inner
 
