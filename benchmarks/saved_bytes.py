@@ -1,11 +1,12 @@
 """What autograd keeps for backward: counted storage by storage, weights left out.
 
-And float32 norms as autocast has them on GPUs: on the CPU it leaves GroupNorm in bf16, which
-would make a count on the CPU flatter than what a GPU keeps.
+And a GPU's rules for autocast, on the CPU. There GroupNorm takes float32 and not bf16, so a count
+by the CPU's rules would flatter both sides.
 https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,16 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from trainer.vae import recompute
+
 
 def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
     """Count the bytes that are kept after `forward`, besides the model's own weights."""
-    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    own = {weight.untyped_storage()._cdata for weight in model.parameters()}
     held: dict[int, torch.UntypedStorage] = {}  # held on to, so that no address comes twice
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage
+        if storage._cdata not in own:
+            held[storage._cdata] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -30,9 +33,19 @@ def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
     return sum(storage.nbytes() for storage in held.values())
 
 
-class GpuAutocast(TorchFunctionMode):
-    """In a `with` block, GroupNorm takes float32 wherever autocast is on, as on a GPU."""
+@contextmanager
+def gpu_rules() -> Iterator[None]:
+    """In a `with` block, norms under autocast take float32 on the CPU too, plain and fused."""
+    kept = recompute.is_widened
+    recompute.is_widened = lambda x, compute: compute != torch.float32
+    try:
+        with _WidenedNorms():
+            yield
+    finally:
+        recompute.is_widened = kept
 
+
+class _WidenedNorms(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:

@@ -10,8 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from benchmarks.saved_bytes import GpuAutocast, saved_bytes
+from benchmarks.saved_bytes import gpu_rules, saved_bytes
 from tests.conftest import TINY
+from trainer.vae import recompute
 from trainer.vae.autoencoder import decode, encode
 from trainer.vae.fused import fuse, unfuse
 from trainer.vae.lora import add_adapters
@@ -97,7 +98,9 @@ def test_the_encoder_too() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_the_output_is_the_same_and_gradients_are_as_near(dtype: torch.dtype) -> None:
+def test_under_autocast_the_output_is_the_same_and_gradients_are_as_near(
+    dtype: torch.dtype,
+) -> None:
     vae = build(NARROW_SD)
     latent = latents(vae, 2)
     exact = outcome(vae, lambda: decode(vae, latent))[1]
@@ -115,6 +118,23 @@ def test_under_autocast_the_output_is_the_same_and_gradients_are_as_near(dtype: 
         if exact[name].norm() > 1e-6:
             far = relative(got[1][name], exact[name])
             assert far < 1.5 * relative(expected[1][name], exact[name]) + 1e-3, name
+
+
+def test_norms_widened_to_float32_are_taken_a_few_pictures_at_a_time(monkeypatch) -> None:
+    monkeypatch.setattr(recompute, "WIDENED_BYTES", 1)  # one picture
+    vae = build(NARROW_SD)
+    latent = latents(vae, 3)
+
+    def lowered() -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16), gpu_rules():
+            return decode(vae, latent)
+
+    expected = outcome(vae, lowered)
+    fuse(vae)
+    with gpu_rules():
+        got = outcome(vae, lowered)
+    assert torch.equal(got[0], expected[0])
+    assert_same_gradients(got[1], expected[1], 2e-2, 1e-6)
 
 
 def test_adapters_are_seen_through() -> None:
@@ -202,7 +222,7 @@ def test_the_sd_decoder_keeps_a_third_and_under_autocast_a_fifth(
     latent = latents(vae, 1, 16, 16)
 
     def forward() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16) if lowered else nullcontext(), GpuAutocast():
+        with torch.autocast("cpu", torch.bfloat16) if lowered else nullcontext(), gpu_rules():
             return decode(vae, latent)
 
     eager = saved_bytes(forward, vae)

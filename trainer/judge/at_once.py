@@ -35,7 +35,8 @@ class _AtOnce(torch.autograd.Function):
     def forward(ctx: Any, distance: Distance, x: Tensor, y: Tensor) -> Tensor:
         few = max(1, PIXELS_AT_ONCE // (x.shape[2] * x.shape[3]))
         differentiate = _with_gradient if ctx.needs_input_grad[1] else _alone
-        parts = [differentiate(distance, *pair) for pair in zip(x.split(few), y.split(few))]
+        pairs = zip(x.split(few), y.split(few), strict=True)
+        parts = [differentiate(distance, *pair) for pair in pairs]
         distances, gradients = zip(*parts, strict=True)
         if ctx.needs_input_grad[1]:
             ctx.save_for_backward(torch.cat(gradients))

@@ -3,8 +3,8 @@
 Autograd keeps three tensors for GroupNorm - SiLU - convolution: the input of each. The last two
 follow from the first by a few operations per value, where the convolution takes thousands. Here
 the first is kept alone; backward makes the others anew, by the same operations and so to the same
-bits, and no convolution runs twice. Upsample - convolution keeps the small picture in the same way. After
-"Memory-Efficient Implementation of DenseNets" (Pleiss et al., 2017,
+bits, and no convolution runs twice. Upsample - convolution keeps the small picture in the same
+way. After "Memory-Efficient Implementation of DenseNets" (Pleiss et al., 2017,
 https://arxiv.org/abs/1707.06990), which makes concatenations and batch norms anew.
 
 B batch, C channels, H, W pixels, L cells.
@@ -19,6 +19,8 @@ from torch.autograd.function import once_differentiable
 
 Tensors = tuple[Tensor | None, ...]
 
+WIDENED_BYTES = 2**27  # of a float32 copy at a time
+
 
 # What comes before the layers, and is made twice
 
@@ -31,21 +33,42 @@ class NormAct(NamedTuple):
     silu: bool
     parameters = 2
 
-    def make(self, x: Tensor, compute: torch.dtype, *affine: Tensor) -> tuple[Tensor, Tensors]:
-        """Normalise and activate [B, C, ...] bit for bit as torch does; give what `back` needs."""
-        x = _for_norm(x, compute)
-        y, *statistics = torch.native_group_norm(x, *affine, *_sizes(x), self.groups, self.eps)
-        return (F.silu(y) if self.silu else y).to(compute), (x, y, affine[0], *statistics)
+    def make(self, x: Tensor, compute: torch.dtype, *affine: Tensor) -> Tensor:
+        """Normalise and activate [B, C, ...] bit for bit as torch does, in type `compute`."""
+        if not is_widened(x, compute):
+            return self._activated(x, affine)
+        a = torch.empty_like(x, dtype=compute)
+        for few in _few_at_a_time(x):
+            a[few] = self._activated(x[few].float(), affine)
+        return a
 
-    def back(self, da: Tensor, made: Tensors, wanted: list[bool]) -> Tensors:
+    def back(self, da: Tensor, x: Tensor, affine: Tensors, wanted: list[bool]) -> Tensors:
         """Give the gradients of input, weight and bias, as far as wanted."""
-        x, y, weight, mean, rstd = made
-        dy = da.to(y.dtype)
-        if self.silu:
-            dy = torch.ops.aten.silu_backward(dy, y)
+        if not is_widened(x, da.dtype):
+            return self._gradients(da, x, affine, wanted)
+        dx, rest = torch.empty_like(x), [None, None]
+        for few in _few_at_a_time(x):
+            part, *more = self._gradients(da[few].float(), x[few].float(), affine, wanted)
+            rest = [d if r is None else r + d for r, d in zip(rest, more, strict=True)]
+            if wanted[0]:
+                dx[few] = part
+        return dx if wanted[0] else None, *rest
+
+    def _normed(self, x: Tensor, affine: Tensors) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what SiLU sees, and the mean and inverse deviation of the groups."""
+        return torch.native_group_norm(x, *affine, *_sizes(x), self.groups, self.eps)
+
+    def _activated(self, x: Tensor, affine: Tensors) -> Tensor:
+        y = self._normed(x, affine)[0]
+        return F.silu(y) if self.silu else y
+
+    def _gradients(self, da: Tensor, x: Tensor, affine: Tensors, wanted: list[bool]) -> Tensors:
+        y, *statistics = self._normed(x, affine)
+        dy = torch.ops.aten.silu_backward(da, y) if self.silu else da
+        del y  # the largest there is beside x
         dy = dy.contiguous(memory_format=_layout(x))
         return torch.ops.aten.native_group_norm_backward(
-            dy, x, mean, rstd, weight, *_sizes(x), self.groups, wanted
+            dy, x, *statistics, affine[0], *_sizes(x), self.groups, wanted
         )
 
 
@@ -54,14 +77,13 @@ class Upsample(NamedTuple):
 
     parameters = 0
 
-    def make(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
-        return F.interpolate(x.to(compute), scale_factor=2.0, mode="nearest"), ()
+    def make(self, x: Tensor, compute: torch.dtype) -> Tensor:
+        return F.interpolate(x.to(compute), scale_factor=2.0, mode="nearest")
 
-    def back(self, da: Tensor, made: Tensors, wanted: list[bool]) -> Tensors:
+    def back(self, da: Tensor, x: Tensor, _: Tensors, wanted: list[bool]) -> Tensors:
         """Add up the gradients of the four pixels that came of each."""
-        large = list(da.shape)
-        small = [*large[:2], large[2] // 2, large[3] // 2]
-        return (torch.ops.aten.upsample_nearest2d_backward(da, large[2:], small, 2.0, 2.0),)
+        sizes = list(da.shape[2:]), list(x.shape)
+        return (torch.ops.aten.upsample_nearest2d_backward(da, *sizes, 2.0, 2.0),)
 
 
 class Contiguous(NamedTuple):
@@ -69,10 +91,10 @@ class Contiguous(NamedTuple):
 
     parameters = 0
 
-    def make(self, x: Tensor, compute: torch.dtype) -> tuple[Tensor, Tensors]:
-        return x.to(compute).contiguous(), ()
+    def make(self, x: Tensor, compute: torch.dtype) -> Tensor:
+        return x.to(compute).contiguous()
 
-    def back(self, da: Tensor, made: Tensors, wanted: list[bool]) -> Tensors:
+    def back(self, da: Tensor, x: Tensor, _: Tensors, wanted: list[bool]) -> Tensors:
         return (da,)
 
 
@@ -83,13 +105,18 @@ def _sizes(x: Tensor) -> tuple[int, int, int]:
     return x.shape[0], x.shape[1], x[0, 0].numel()
 
 
-def _for_norm(x: Tensor, compute: torch.dtype) -> Tensor:
-    """Give x in the type that autocast gives GroupNorm: float32, but on the CPU its own.
+def is_widened(x: Tensor, compute: torch.dtype) -> bool:
+    """Tell whether autocast would widen x to float32 for GroupNorm: not on the CPU.
 
     https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference
     """
-    lowered = compute != torch.float32 and x.device.type != "cpu"
-    return x.float() if lowered else x
+    return compute != torch.float32 and x.device.type != "cpu"
+
+
+def _few_at_a_time(x: Tensor) -> list[slice]:
+    """Cut a batch so that a float32 copy of a part stays small: groups are of one picture each."""
+    few = max(1, WIDENED_BYTES // (4 * x[0].numel()))
+    return [slice(i, i + few) for i in range(0, len(x), few)]
 
 
 def laid_out(x: Tensor) -> Tensor:
@@ -185,7 +212,7 @@ class RemadeInput(torch.autograd.Function):
         `parameters` are those of `before`, then a weight and a bias (or None) for each layer.
         """
         own, pairs = _split(before, parameters)
-        a = before.make(x, compute, *own)[0]  # the rest is freed here
+        a = before.make(x, compute, *own)
         ctx.before, ctx.layers, ctx.compute = before, layers, compute
         ctx.save_for_backward(x, *parameters)
         return tuple(
@@ -199,13 +226,13 @@ class RemadeInput(torch.autograd.Function):
         """Give the gradients of x and the parameters."""
         x, *parameters = ctx.saved_tensors
         own, pairs = _split(ctx.before, tuple(parameters))
-        a, made = ctx.before.make(x, ctx.compute, *own)
+        a = ctx.before.make(x, ctx.compute, *own)
         wanted = list(ctx.needs_input_grad[3:])
         da, inner = _through_layers(ctx, outward, a, pairs)
         del a
         outer: Tensors = (None,) * (1 + len(own))
         if da is not None:
-            outer = ctx.before.back(da, made, wanted[: 1 + len(own)])
+            outer = ctx.before.back(da, x, own, wanted[: 1 + len(own)])
         return None, None, None, _cast(outer[0], x.dtype), *outer[1:], *inner
 
 
