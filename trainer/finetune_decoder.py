@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
 OUT_OF_MEMORY = (
     "the device is out of memory: lower --batch-size (and raise --gradient-accumulation-steps by "
-    "as much), add --activation-memory fused or checkpoint, or --mixed-precision bf16, or lower --resolution"
+    "as much), add --activation-memory fused or checkpoint, or --mixed-precision bf16, or lower "
+    "--resolution"
 )
 
 LOST_CONTACT = (
