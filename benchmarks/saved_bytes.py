@@ -49,6 +49,9 @@ class _WidenedNorms(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        if func is Tensor.backward:  # a mode is off within itself: blocks run again need it on
+            with self:
+                return torch.autograd.backward(args[0])
         if func is F.group_norm and torch.is_autocast_enabled("cpu"):
             args = tuple(a.float() if isinstance(a, Tensor) else a for a in args)
         return func(*args, **(kwargs or {}))

@@ -1,0 +1,77 @@
+"""How a benchmark hands over what it measured: one table to read, one JSON file to keep."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Row = Mapping[str, Any]
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print rows of the same keys, numbers to the right."""
+    names = list(rows[0])
+    cells = [[_shown(row[name]) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    for line in (names, *cells):
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else f"{value}"
+
+
+def write_json(path: Path, rows: Sequence[Row], **settings: Any) -> None:
+    """Write what was measured, on what, and with which settings."""
+    found = {"machine": machine(), "settings": settings, "rows": [dict(row) for row in rows]}
+    path.write_text(json.dumps(found, indent=2, default=str) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """Name the processor, the device and torch's version."""
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+    }
+
+
+Seconds = dict[str, list[float]]
+
+
+def paired(rounds: int, ways: Mapping[str, Callable[[], Any]]) -> Seconds:
+    """Time each way once a round, in turn from the front and from the back: name -> seconds.
+
+    What disturbs a round disturbs its neighbours too, so ratios within rounds hold where seconds
+    do not. Each way runs once before.
+    """
+    for work in ways.values():
+        _timed(work)
+    seconds: Seconds = {name: [] for name in ways}
+    for turn in range(rounds):
+        names = list(ways) if turn % 2 else list(ways)[::-1]
+        for name in names:
+            seconds[name].append(_timed(ways[name]))
+    return seconds
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def ratio(seconds: Seconds, one: str, other: str) -> float:
+    """Give the median over the rounds of `one` to `other`."""
+    return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
