@@ -11,19 +11,14 @@ counts, whether or not the index tells of it.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.photos.batches import LatentShape
-from trainer.photos.skips import SkippedPhoto
 from vae_core.checkpoint import CheckpointError, read_header, write_safetensors
 from vae_core.files import write_json
 
@@ -33,7 +28,6 @@ SHARDS = "photos-*.safetensors"
 SHARD_BYTES = 256 * 2**20  # of one shard, unless a single photo takes more
 MOST_PHOTOS = 4096  # of one shard, so that the list of their ids stays short
 _BEING_WRITTEN = ".tmp-*"
-_OPEN_SHARDS = 256  # kept mapped into memory per process
 
 Key = Mapping[str, str | int | bool]  # what decides about the content of every record
 Shards = dict[str, list[str]]  # the photos' ids of each shard, by its file's name
@@ -44,14 +38,6 @@ class PhotoLatents(NamedTuple):
 
     photo_id: str
     crops: Tensor
-    mean: Tensor
-    logvar: Tensor | None
-
-
-class Record(NamedTuple):
-    """One variant of a photo: crop uint8 [R, R, 3], mean and logvar float16 [C, h, w]."""
-
-    crop: np.ndarray
     mean: Tensor
     logvar: Tensor | None
 
@@ -88,55 +74,6 @@ class Contents(NamedTuple):
     @property
     def ids(self) -> set[str]:
         return {photo_id for ids in self.shards.values() for photo_id in ids}
-
-
-@dataclass(frozen=True)
-class LatentCache:
-    """A cache to read from. It holds no open file, so it travels to worker processes."""
-
-    folder: Path
-    crops: int  # variants of each photo
-    places: Mapping[str, tuple[str, int]]  # a photo's shard and its place there, by the photo's id
-    failed: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # id -> reason, detail
-
-    def read(self, photo_id: str, epoch: int) -> Record:
-        """Read the variant of a photo that an epoch sees: epoch modulo the number of variants.
-
-        Raises SkippedPhoto for a photo that could not be read when the cache was made; UserError
-        where a shard has gone.
-        """
-        if photo_id not in self.places:
-            raise SkippedPhoto(*self.failed.get(photo_id, ("unreadable", "not in the cache")))
-        name, place = self.places[photo_id]
-        shard = _shard(self.folder / name)
-        at = (place, epoch % self.crops)
-        moments = {
-            part: torch.from_numpy(shard.get_slice(part)[at])
-            for part in ("mean", "logvar")
-            if part in shard.keys()  # noqa: SIM118 - the library's handle is no mapping
-        }
-        return Record(shard.get_slice("crops")[at], moments["mean"], moments.get("logvar"))
-
-
-@lru_cache(maxsize=_OPEN_SHARDS)
-def _shard(path: Path) -> Any:
-    """Map a shard into memory; a record read from it is a copy, the rest stays on the disk."""
-    try:
-        return safe_open(path, framework="np")
-    except Exception as error:  # the library raises its own kinds, and OSError
-        raise UserError(
-            f"Expected {path} to stay as it was written, but it cannot be read ({error}): leave "
-            "the cache where it is while a run uses it, then go on by --resume"
-        ) from error
-
-
-def places_of(shards: Shards) -> dict[str, tuple[str, int]]:
-    """Say where each photo lies; of one that lies in two shards, the first by name holds."""
-    places: dict[str, tuple[str, int]] = {}
-    for name in sorted(shards):
-        for place, photo_id in enumerate(shards[name]):
-            places.setdefault(photo_id, (name, place))
-    return places
 
 
 # Opening

@@ -29,9 +29,8 @@ from trainer.photos.batches import (
     collate,
     make_sample,
 )
-from trainer.photos.cached_batches import cached_sample
+from trainer.photos.cached_batches import LatentCache, cached_sample
 from trainer.photos.crops import sample_generator
-from trainer.photos.latent_cache import LatentCache
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.scan import TOO_SMALL
 from trainer.photos.skips import Skip, SkippedPhoto
@@ -97,10 +96,7 @@ class StoredBatches(Dataset):
         skipped: list[Skip] = []
         samples = []
         for position in self._slots.positions(k):
-            try:
-                sample = self._sample(position, skipped)
-            except UserError as error:
-                return NoBatch(skipped, str(error))
+            sample = self._sample(position, skipped)
             if sample is None:
                 return NoBatch(skipped)
             samples.append(sample)

@@ -16,13 +16,12 @@ from tqdm import tqdm
 
 from trainer.errors import UserError
 from trainer.photos.batches import Draws
-from trainer.photos.cached_batches import CropSet, CropSets, FailedPhoto
+from trainer.photos.cached_batches import LatentCache, places_of
+from trainer.photos.crop_sets import CropSet, CropSets, FailedPhoto
 from trainer.photos.latent_cache import (
-    LatentCache,
     PhotoLatents,
     begin_cache,
     open_cache,
-    places_of,
     write_index,
     write_shard,
 )

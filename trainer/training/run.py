@@ -13,7 +13,7 @@ from torch import nn
 from trainer.judge.perceptual import Perceptual
 from trainer.judge.scores import PhotoScore
 from trainer.options.config import TrainConfig
-from trainer.photos.latent_cache import LatentCache
+from trainer.photos.cached_batches import LatentCache
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import Skip
 from trainer.photos.streaming import PhotoStream
