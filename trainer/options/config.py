@@ -143,10 +143,8 @@ class TrainConfig:
     )
     cache_crops: int | None = _photos(
         None,
-        f"crops kept per photo with --cache-latents, seen in turn, an epoch each; else "
-        f"{DEFAULT_CROPS}",
+        f"crops kept per photo with --cache-latents, an epoch sees one; else {DEFAULT_CROPS}",
         at_least=1,
-        at_most=4096,
     )
 
     max_steps: int = _step(
