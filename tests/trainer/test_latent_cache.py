@@ -79,7 +79,7 @@ def batches(photos: PhotoSet, cache: LatentCache | None, workers: int = 0):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.glob("*")}
 
 
 # With and without
@@ -90,7 +90,9 @@ def test_in_its_first_epochs_a_run_is_that_without_a_cache(train, tmp_path, flag
     flags = ("--max-steps", 10, *flags)  # two epochs
     assert train(tmp_path / "with", *flags, *cache_flags(tmp_path)) == 0
     assert train(tmp_path / "without", *flags) == 0
-    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=LOSS)
+    # bfloat16 turns a difference in the last bit into one of its own, which is far larger
+    apart = 10 * LOSS if "bf16" in flags else LOSS
+    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=apart)
 
 
 def test_the_step_takes_the_mode_of_a_cached_posterior_as_of_an_encoded_one(tiny_vae, cached):
@@ -157,8 +159,8 @@ def test_a_mirrored_crop_is_encoded_as_such(cached, photo_folder, tiny_vae):
 
 def test_the_order_is_the_same_whatever_the_number_of_workers(cached, photo_folder):
     photos = photos_of(photo_folder, cached)
-    by_none, by_three = (list(islice(batches(photos, cached, n), 6)) for n in (0, 3))
-    for one, other in zip(by_none, by_three, strict=True):
+    by_none, by_two = (list(islice(batches(photos, cached, n), 6)) for n in (0, 2))
+    for one, other in zip(by_none, by_two, strict=True):
         assert one.ids == other.ids
         for part in ("pixels", "noise", "mean", "logvar"):
             assert torch.equal(getattr(one, part), getattr(other, part))
@@ -420,11 +422,13 @@ SMALL = 3 * 2 * 7168  # bytes of a shard: three photos of two crops
 @needs_fork
 @pytest.mark.slow
 @pytest.mark.parametrize("strike", [die, lose], ids=["killed", "power cut"])
-def test_a_build_struck_at_any_file_operation_goes_on(
-    strike, cached, tiny_base, photo_folder, tmp_path
-):
+def test_a_build_struck_at_any_file_operation_goes_on(strike, tiny_base, photo_folder, tmp_path):
     """Shards that were complete stay as they are, and in the end all records are there."""
-    for nth in range(0, 30, 2):
+    whole = options(tiny_base, photo_folder, tmp_path / "run", *cache_flags(tmp_path))
+    begin(tmp_path / "said", call_entry, whole).join(60)
+    wanted = records(tmp_path / "cache")
+    assert len(wanted) == 10
+    for nth in range(0, 100, 4):
         cache, said = tmp_path / f"cache{nth}", tmp_path / f"said{nth}"
         flags = ("--cache-latents", cache, "--cache-crops", 2, "--max-steps", 1)
         command = options(tiny_base, photo_folder, tmp_path / f"run{nth}", *flags)
@@ -442,11 +446,11 @@ def test_a_build_struck_at_any_file_operation_goes_on(
         complete = {name for name in before if name.startswith("photos-")}
         assert all(after[name] == before[name] for name in complete)
         assert not [name for name in after if name.startswith(".tmp")]
-        assert records(cache) == records(tmp_path / "cache")
+        assert records(cache) == wanted
         if struck.exitcode == 0:
             break
         assert struck.exitcode == KILLED, said.read_text()
-    assert struck.exitcode == 0 and nth > 8, nth
+    assert struck.exitcode == 0 and nth >= 16, nth
 
 
 def records(folder: Path) -> dict[str, list[bytes]]:
@@ -500,7 +504,14 @@ def test_two_processes_fill_one_cache_and_one_process_reads_it(
     ends = run_two(command, "nothing", tmp_path / "kept")
     assert [end.code for end in ends] == [0, 0], ends
     assert sorted(len(photos_in(s)) for s in (tmp_path / "two").glob(SHARDS)) == [5, 5]
-    assert records(tmp_path / "two") == records(tmp_path / "cache")
+    alone, shared = records(cached.folder), records(tmp_path / "two")
+    assert alone.keys() == shared.keys()
+    for photo_id, (crops, logvar, mean) in alone.items():
+        assert shared[photo_id][0] == crops
+        for one, other in zip((logvar, mean), shared[photo_id][1:], strict=True):
+            one, other = (torch.frombuffer(bytearray(m), dtype=torch.float16) for m in (one, other))
+            # each process may use another number of threads, and sums run in another order
+            torch.testing.assert_close(one, other, rtol=2 * FLOAT16, atol=1e-5)
     before = files(tmp_path / "two")
     assert train(tmp_path / "one", *flags, "--batch-size", 4) == 0
     assert files(tmp_path / "two") == before

@@ -70,6 +70,7 @@ class Contents(NamedTuple):
 
     shards: Shards
     damaged: list[str]
+    listed: bool  # whether the index tells of just these shards; not so after an interruption
 
     @property
     def ids(self) -> set[str]:
@@ -86,7 +87,7 @@ def open_cache(folder: Path, key: Key) -> Contents:
     """
     if not (folder / INDEX).exists():
         _refuse_strangers(folder)
-        return Contents({}, [])
+        return Contents({}, [], listed=False)
     index = _read_index(folder)
     _refuse_stale(folder, index["key"], key)
     shards, damaged = {}, []
@@ -96,7 +97,7 @@ def open_cache(folder: Path, key: Key) -> Contents:
             damaged.append(path.name)
         else:
             shards[path.name] = ids
-    return Contents(shards, damaged)
+    return Contents(shards, damaged, listed=shards.keys() == index["shards"].keys())
 
 
 def _refuse_strangers(folder: Path) -> None:

@@ -31,6 +31,11 @@ class CachePlan(NamedTuple):
     total: int  # photos of the set
 
     @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing left to do: another run may then read the cache too."""
+        return not self.lacking and self.contents.listed
+
+    @property
     def bytes_to_write(self) -> int:
         return len(self.lacking) * self.layout.photo_bytes
 

@@ -57,10 +57,10 @@ def fill_cache(run: Run) -> LatentCache:
 
 
 def _take_hold(run: Run, held: ExitStack) -> CachePlan:
-    """Look at the cache; where something lacks, keep other runs from writing to it meanwhile."""
+    """Look at the cache; where it is not complete, keep other runs from writing to it meanwhile."""
     planned = run.config, run.base, run.photos.train
     plan = plan_cache(*planned)
-    if not plan.lacking:
+    if plan.is_complete:
         return plan
     check_room(plan)
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def _complete(run: Run, plan: CachePlan, failed: Failed) -> LatentCache:
     """Write down what lies where, and give it to the run."""
     _refuse_too_many(failed, plan)
     shards = plan.contents.shards
-    if plan.lacking:
+    if not plan.is_complete:
         shards = open_cache(plan.folder, plan.key).shards
         write_index(plan.folder, plan.key, shards)
     wanted = {photo.id for photo in run.photos.train.photos}
