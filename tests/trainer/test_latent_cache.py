@@ -10,6 +10,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -24,16 +25,20 @@ from tests.trainer.children import (
     lose,
     run_with_fault,
 )
-from tests.trainer.runs import call_entry, losses, options
+from tests.trainer.runs import call_entry, forget_processes, losses, options
 from tests.trainer.test_ranks import run_two
+from trainer.options.config import TrainConfig
 from trainer.photos.cached_batches import LatentCache, places_of
+from trainer.photos.crop_sets import CropSet
 from trainer.photos.latent_cache import INDEX, SHARDS
 from trainer.photos.loader import training_batches
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
-from trainer.training import session
+from trainer.training import caching, session
+from trainer.training.caching import encode_photo
 from trainer.training.losses import TrainStep
 from trainer.training.run_folder import exclusive
+from trainer.training.setup import make_accelerator
 from trainer.vae.autoencoder import Posterior, encode
 from vae_core.images import from_bytes
 
@@ -207,6 +212,22 @@ def test_while_a_run_trains_its_model_has_no_encoder(train, tmp_path, monkeypatc
     assert len(whole) == 124
 
 
+def test_many_crops_are_encoded_a_few_at_a_time(tiny_vae, monkeypatch):
+    forget_processes()
+    accelerator = make_accelerator(TrainConfig(vae="v", data="d", output="o", log_with="none"))
+    crops = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    item = CropSet("id", "name", torch.from_numpy(crops))
+    at_once = encode_photo(tiny_vae, item, accelerator)
+    sizes = []
+    tiny_vae.encoder.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
+    monkeypatch.setattr(caching, "PIXELS_AT_ONCE", 3 * 32 * 32 + 1)
+    by_three = encode_photo(tiny_vae, item, accelerator)
+    assert sizes == [3, 3, 1]
+    for one, other in zip(at_once[2:], by_three[2:], strict=True):
+        assert one.shape == (7, 4, 16, 16) and one.dtype == torch.float16
+        torch.testing.assert_close(one, other, rtol=2 * FLOAT16, atol=1e-5)
+
+
 # The key
 
 
@@ -306,6 +327,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(train, tmp_path,
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for a file's name")
 def test_a_disk_that_fills_up_is_a_sentence(train, tmp_path, monkeypatch, capsys):
     real = os.fsync
 
@@ -329,15 +351,15 @@ def at_filling(monkeypatch, happen) -> None:
     """Let something happen after the photos were scanned and before they are encoded."""
     real = session.fill_cache
 
-    def fill(run):
+    def fill(run, say):
         happen(run)
-        return real(run)
+        return real(run, say)
 
     monkeypatch.setattr(session, "fill_cache", fill)
 
 
 def test_a_photo_that_has_gone_is_counted_and_replaced_as_without_a_cache(
-    train, tmp_path, photo_folder, monkeypatch
+    train, tmp_path, photo_folder, monkeypatch, capsys
 ):
     runs = {}
     for name, flags in (("with", cache_flags(tmp_path)), ("without", ())):
@@ -355,6 +377,7 @@ def test_a_photo_that_has_gone_is_counted_and_replaced_as_without_a_cache(
         runs[name] = (run / "skipped.csv").read_text(), losses(run)
         monkeypatch.undo()
     assert "coffee1.png" in runs["with"][0]
+    assert "not in the latent cache: coffee1.png (unreadable" in capsys.readouterr().out
     assert runs["with"][0] == runs["without"][0]
     assert runs["with"][1] == pytest.approx(runs["without"][1], rel=LOSS)
     assert len(read(tmp_path / "cache", 2).places) == 9

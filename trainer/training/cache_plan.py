@@ -12,7 +12,8 @@ from trainer.options.config import TrainConfig
 from trainer.photos.crops import CROPS_VERSION
 from trainer.photos.latent_cache import Contents, Key, Layout, bytes_of, open_cache
 from trainer.photos.photo_set import PhotoSet
-from trainer.training.disk import disk_free, size
+from trainer.training.disk import disk_free, disk_needed, on_one_disk, size
+from trainer.training.memory import planned_model
 from trainer.vae.autoencoder import canonical_sha256, is_tiny, latent_channels, ratio
 from trainer.vae.base import Base
 
@@ -29,6 +30,7 @@ class CachePlan(NamedTuple):
     contents: Contents
     lacking: list[int]  # photos of the set, by their index
     total: int  # photos of the set
+    besides: int  # bytes that the run itself will write to the same disk
 
     @property
     def is_complete(self) -> bool:
@@ -50,7 +52,10 @@ def plan_cache(config: TrainConfig, base: Base, photos: PhotoSet) -> CachePlan:
     contents = open_cache(folder, key)
     there = contents.ids
     lacking = [index for index, photo in enumerate(photos.photos) if photo.id not in there]
-    return CachePlan(folder, key, layout(config, base), contents, lacking, len(photos))
+    besides = 0
+    if on_one_disk(folder, Path(config.output)):
+        besides = disk_needed(config, planned_model(config, base.architecture))
+    return CachePlan(folder, key, layout(config, base), contents, lacking, len(photos), besides)
 
 
 def cache_key(config: TrainConfig, base: Base) -> Key:
@@ -107,11 +112,12 @@ def in_words(plan: CachePlan) -> str:
 def check_room(plan: CachePlan) -> None:
     """Raise UserError, with the figures, where the disk has no room for what is to be written."""
     free = disk_free(plan.folder)
-    if plan.bytes_to_write > free:
+    if plan.lacking and plan.bytes_to_write + plan.besides > free:
+        besides = f" and {size(plan.besides)} for the run itself" if plan.besides else ""
         raise UserError(
             f"Expected {size(plan.bytes_to_write)} of free disk at {plan.folder} for the latents "
-            f"of {len(plan.lacking):,} photos, but there is {size(free)}: free some, give "
-            "--cache-latents on another disk, or lower --cache-crops."
+            f"of {len(plan.lacking):,} photos{besides}, but there is {size(free)}: free some, "
+            "give --cache-latents on another disk, or lower --cache-crops."
         )
 
 

@@ -4,7 +4,7 @@ Every process encodes its own share of the photos and writes its own shards. Wha
 so an interrupted build goes on where it stopped, on any number of processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
@@ -44,16 +44,20 @@ PIXELS_AT_ONCE = 2**20
 Failed = dict[str, Skip]  # by the photo's id
 
 
-def fill_cache(run: Run) -> LatentCache:
+def fill_cache(run: Run, say: Callable[[str], None]) -> LatentCache:
     """Encode what the cache lacks of the training photos; return it, the same on every process.
 
-    Photos that cannot be read are noted in the run's state, as in training. Raises Interrupted on
-    a stop, and UserError where the folder, the disk, the photos or the latents do not allow it.
+    Photos that cannot be read are told by `say`, and passed over in training as without a cache.
+    Raises Interrupted on a stop, and UserError where folder, disk, photos or latents do not allow
+    it.
     """
     with ExitStack() as held:
         plan = on_main(run.accelerator, lambda: _take_hold(run, held))
         failed = _encode_share(run, plan) if plan.lacking else {}
-        return on_main(run.accelerator, lambda: _complete(run, plan, failed))
+        cache = on_main(run.accelerator, lambda: _complete(run, plan, failed))
+    for name, reason, detail in failed.values():
+        say(f"not in the latent cache: {name} ({reason}: {detail})")
+    return cache
 
 
 def _take_hold(run: Run, held: ExitStack) -> CachePlan:
@@ -186,5 +190,11 @@ def _complete(run: Run, plan: CachePlan, failed: Failed) -> LatentCache:
         write_index(plan.folder, plan.key, shards)
     wanted = {photo.id for photo in run.photos.train.photos}
     places = {key: place for key, place in places_of(shards).items() if key in wanted}
+    if unseen := wanted - places.keys() - failed.keys():
+        raise UserError(
+            f"Expected to find all latents in {plan.folder}, but those of {len(unseen):,} photos "
+            "that other processes wrote are not there: give --cache-latents a folder on a disk "
+            "that all machines of the run share."
+        )
     reasons = {key: (skip.reason, skip.detail) for key, skip in failed.items()}
     return LatentCache(plan.folder, plan.layout.crops, places, reasons)

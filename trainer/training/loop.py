@@ -100,7 +100,7 @@ def _backward(run: Run, batches: list[Batch]) -> Terms | None:
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         with nullcontext() if last else run.accelerator.no_sync(run.step_module):
-            terms = on_all(run.accelerator, partial(_forward, run, batch))
+            terms = on_all(run.accelerator, partial(forward, run, batch))
             if not all_finite(run.accelerator, terms["loss"]):
                 return None
             run.accelerator.backward(terms["loss"] / len(batches))
@@ -109,7 +109,8 @@ def _backward(run: Run, batches: list[Batch]) -> Terms | None:
     return total
 
 
-def _forward(run: Run, batch: Batch) -> Terms:
+def forward(run: Run, batch: Batch) -> Terms:
+    """Score one micro-batch, from pixels or from cached moments."""
     device = run.accelerator.device
     inputs = batch.pixels.to(device), batch.noise.to(device)
     if batch.mean is None:

@@ -67,7 +67,7 @@ def _carry_out(run: Run) -> None:
         for line in beginnings:
             meter.say(line)
         if run.config.cache_latents:
-            run.cache = fill_cache(run)
+            run.cache = fill_cache(run, meter.say)
         _measure_beginning(run, meter)
         train(run, meter)
         finish(run, meter)
