@@ -31,6 +31,7 @@ class CachePlan(NamedTuple):
     lacking: list[int]  # photos of the set, by their index
     total: int  # photos of the set
     besides: int  # bytes that the run itself will write to the same disk
+    free: int  # bytes on that disk, those included that the run wrote there before
 
     @property
     def is_complete(self) -> bool:
@@ -52,10 +53,12 @@ def plan_cache(config: TrainConfig, base: Base, photos: PhotoSet) -> CachePlan:
     contents = open_cache(folder, key)
     there = contents.ids
     lacking = [index for index, photo in enumerate(photos.photos) if photo.id not in there]
-    besides = 0
-    if on_one_disk(folder, Path(config.output)):
+    besides, free, output = 0, disk_free(folder), Path(config.output)
+    if on_one_disk(folder, output):
         besides = disk_needed(config, planned_model(config, base.architecture))
-    return CachePlan(folder, key, layout(config, base), contents, lacking, len(photos), besides)
+        free = disk_free(output)
+    sizes = layout(config, base)
+    return CachePlan(folder, key, sizes, contents, lacking, len(photos), besides, free)
 
 
 def cache_key(config: TrainConfig, base: Base) -> Key:
@@ -101,8 +104,9 @@ def in_words(plan: CachePlan) -> str:
         f"{size(bytes_of(plan.folder, shards))} in {len(shards):,} shards"
     )
     if plan.lacking:
-        free = size(disk_free(plan.folder))
-        text += f"\n{size(plan.bytes_to_write)} to be encoded and written, of {free} free"
+        text += (
+            f"\n{size(plan.bytes_to_write)} to be encoded and written, of {size(plan.free)} free"
+        )
     if plan.contents.damaged:
         names = ", ".join(plan.contents.damaged[:3])
         text += f"\n{len(plan.contents.damaged)} damaged shards are not used: {names}"
@@ -111,12 +115,11 @@ def in_words(plan: CachePlan) -> str:
 
 def check_room(plan: CachePlan) -> None:
     """Raise UserError, with the figures, where the disk has no room for what is to be written."""
-    free = disk_free(plan.folder)
-    if plan.lacking and plan.bytes_to_write + plan.besides > free:
+    if plan.lacking and plan.bytes_to_write + plan.besides > plan.free:
         besides = f" and {size(plan.besides)} for the run itself" if plan.besides else ""
         raise UserError(
             f"Expected {size(plan.bytes_to_write)} of free disk at {plan.folder} for the latents "
-            f"of {len(plan.lacking):,} photos{besides}, but there is {size(free)}: free some, "
+            f"of {len(plan.lacking):,} photos{besides}, but there is {size(plan.free)}: free some, "
             "give --cache-latents on another disk, or lower --cache-crops."
         )
 

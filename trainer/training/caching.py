@@ -157,7 +157,7 @@ def encode_photo(vae: nn.Module, item: CropSet, accelerator: Accelerator) -> Pho
     parts: tuple[list[Tensor], list[Tensor]] = [], []
     for crops in item.crops.split(at_once):
         with torch.no_grad(), accelerator.autocast():
-            posterior = encode(vae, from_bytes(crops).to(accelerator.device))
+            posterior = encode(vae, from_bytes(crops.to(accelerator.device)))
         for kept, moments in zip(parts, posterior, strict=True):
             if moments is not None:
                 kept.append(_as_float16(moments, item.name))
