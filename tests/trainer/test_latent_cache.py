@@ -212,6 +212,24 @@ def test_while_a_run_trains_its_model_has_no_encoder(train, tmp_path, monkeypatc
     assert len(whole) == 124
 
 
+def test_a_photo_is_decoded_once_for_all_its_crops(train, tmp_path, monkeypatch):
+    real, before, filled = PhotoSet.image, [], []
+
+    def image(self, index):
+        filled.append(index)
+        return real(self, index)
+
+    def measure(run, meter):
+        before.extend(filled)
+        kept(run, meter)
+
+    kept = session._measure_beginning
+    monkeypatch.setattr(PhotoSet, "image", image)
+    monkeypatch.setattr(session, "_measure_beginning", measure)
+    assert train(tmp_path / "run", *cache_flags(tmp_path, 5)) == 0
+    assert sorted(before) == list(range(10))
+
+
 def test_many_crops_are_encoded_a_few_at_a_time(tiny_vae, monkeypatch):
     forget_processes()
     accelerator = make_accelerator(TrainConfig(vae="v", data="d", output="o", log_with="none"))
