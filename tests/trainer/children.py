@@ -21,6 +21,7 @@ import torch
 
 from tests.trainer.runs import call_entry
 from trainer.judge import evaluation
+from trainer.photos import latent_cache
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import SkippedPhoto
 from trainer.training import session
@@ -50,6 +51,12 @@ def _child(said: Path, work: Callable[..., int], arguments: tuple[Any, ...]) -> 
             os.dup2(handle.fileno(), stream.fileno())
     torch.set_num_threads(1)
     sys.exit(work(*arguments))
+
+
+def in_small_shards(size: int, work: Callable[..., int], *arguments: object) -> int:
+    """Do some work with shards of a latent cache that hold `size` bytes at most."""
+    latent_cache.SHARD_BYTES = size
+    return work(*arguments)
 
 
 # Faults at the Nth file operation

@@ -69,6 +69,18 @@ def test_adapters_need_a_frozen_encoder() -> None:
         make(lora_rank=8, trainable="all")
 
 
+@pytest.mark.parametrize("other", [{"trainable": "all"}, {"streaming": True}])
+def test_cached_latents_need_a_frozen_encoder_and_a_list_of_photos(other: dict) -> None:
+    with pytest.raises(UserError, match="drop one of the two"):
+        make(cache_latents="cache", **other)
+
+
+def test_crops_are_cached_only_with_a_cache() -> None:
+    assert make(cache_latents="cache").cache_crops == 8 and make().cache_crops is None
+    with pytest.raises(UserError, match="name a folder by --cache-latents"):
+        make(cache_crops=4)
+
+
 def test_a_loss_without_any_gradient_is_refused() -> None:
     with pytest.raises(UserError, match="weight above 0"):
         make(rec_weight=0.0, lpips_weight=0.0, kl_weight=1.0)

@@ -17,6 +17,7 @@ from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
 from trainer.training.memory import Memory, expected_memory, optimizer_bytes, planned_model
 from trainer.training.run import choose_trained
+from trainer.vae.autoencoder import Posterior
 
 SD = {
     "_class_name": "AutoencoderKL",
@@ -69,6 +70,8 @@ def real_step(vae: nn.Module, config: TrainConfig, perceptual=None) -> Callable[
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
     noise = torch.randn(2, 4, 16, 16, generator=generator)
+    if config.cache_latents:
+        return lambda: step(pixels, noise, Posterior(noise.half(), noise.half()))["loss"]
     return lambda: step(pixels, noise)["loss"]
 
 
@@ -83,6 +86,7 @@ def real_step(vae: nn.Module, config: TrainConfig, perceptual=None) -> Callable[
         {"activation_memory": "checkpoint"},
         {"lora_rank": 2},
         {"lpips_weight": 0.1},
+        {"cache_latents": "there"},
     ],
 )
 def test_a_step_is_counted_as_real_ones_save_and_allocate(
@@ -101,6 +105,13 @@ def test_a_step_is_counted_as_real_ones_save_and_allocate(
         assert activations == pytest.approx(bytes_besides(given, saved), rel=0.02)
     peak = allocator_peak(lambda: step().backward())
     assert sum(memory.step.values()) == pytest.approx(peak, rel=0.2)  # libraries take work space
+
+
+def test_with_cached_latents_no_encoder_is_counted(tiny_vae: AutoencoderKL) -> None:
+    parts = (tiny_vae.decoder, tiny_vae.post_quant_conv)
+    decoder = sum(4 * weight.numel() for part in parts for weight in part.parameters())
+    assert count(cache_latents="there").lasting["weights"] == decoder
+    assert count().lasting["weights"] > decoder
 
 
 def place(tensor: torch.Tensor) -> int:

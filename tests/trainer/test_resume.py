@@ -34,10 +34,12 @@ def records(run: Path) -> list[dict]:
         (),
         ("--gradient-accumulation-steps", 2, "--ema-decay", 0.5, "--mixed-precision", "bf16"),
         ("--lora-rank", 2, "--batch-size", 5),  # ten photos: every other step ends an epoch
+        ("--cache-latents", "latents", "--cache-crops", 2, "--batch-size", 5),
     ],
-    ids=["plain", "accumulation bf16", "adapters across epochs"],
+    ids=["plain", "accumulation bf16", "adapters across epochs", "cached latents across epochs"],
 )
-def test_three_pieces_are_one_run(train, tmp_path, flags):
+def test_three_pieces_are_one_run(train, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
     flags = ("--max-steps", 12, *EVERY_STEP, *flags)
     assert train(tmp_path / "whole", *flags) == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "pieces")

@@ -15,6 +15,7 @@ from trainer.options.fields import Option, check_value, nearest, option, options
 BUNDLED = "bundled:"
 MODELS = Path(__file__).resolve().parents[2] / "models"
 DEFAULT_WARMUP = 100
+DEFAULT_CROPS = 8
 
 _places = partial(option, "Inputs and output", recipe=False)
 _photos = partial(option, "Photos")
@@ -133,6 +134,19 @@ class TrainConfig:
         2, "processes that read photos; 0: none", at_least=0, at_most=256, recipe=False
     )
 
+    cache_latents: str | None = _photos(
+        None,
+        "folder that keeps encoded crops, made if it is not there, so that steps need no encoder; "
+        "fit for --trainable decoder",
+        recipe=False,
+        also=("cache_dir", "latent_cache"),
+    )
+    cache_crops: int | None = _photos(
+        None,
+        f"crops kept per photo with --cache-latents, an epoch sees one; else {DEFAULT_CROPS}",
+        at_least=1,
+    )
+
     max_steps: int = _step(
         10_000, "optimizer steps", at_least=1, also=("max_train_steps", "num_train_steps", "steps")
     )
@@ -227,6 +241,8 @@ class TrainConfig:
             self._set("warmup_steps", min(DEFAULT_WARMUP, self.max_steps // 10))
         if self.lora_alpha is None and self.lora_rank:
             self._set("lora_alpha", float(self.lora_rank))
+        if self.cache_crops is None and self.cache_latents:
+            self._set("cache_crops", DEFAULT_CROPS)
 
     @property
     def background_rgb(self) -> tuple[int, int, int]:

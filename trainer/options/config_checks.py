@@ -18,6 +18,7 @@ def check_together(config: TrainConfig) -> None:
     _check_lora(config)
     _check_warmup(config)
     _check_loss(config)
+    _check_cache(config)
 
 
 def _check_background(colour: str) -> None:
@@ -54,4 +55,22 @@ def _check_loss(config: TrainConfig) -> None:
         raise UserError(
             "Expected a loss that trains something, but --rec-weight and --lpips-weight are both "
             "0: give one of them a weight above 0."
+        )
+
+
+def _check_cache(config: TrainConfig) -> None:
+    if config.cache_crops is not None and not config.cache_latents:
+        raise UserError(
+            f"Expected --cache-latents together with --cache-crops {config.cache_crops}, but it is "
+            "not given: name a folder by --cache-latents, or drop --cache-crops."
+        )
+    if config.cache_latents and config.trains_encoder:
+        raise UserError(
+            "Expected --cache-latents together with --trainable decoder, but got --trainable all: "
+            "cached latents do not follow an encoder that trains, so drop one of the two."
+        )
+    if config.cache_latents and config.streaming:
+        raise UserError(
+            "Expected --cache-latents without --streaming: a cache needs the list of all photos "
+            "beforehand, so drop one of the two."
         )

@@ -20,12 +20,15 @@ class Batch(NamedTuple):
 
     pixels: float32 [b, 3, R, R] in [-1, 1]. noise: float32 [b, C, h, w], standard normal.
     ids: the photos' ids. skipped: photos that could not be read any more and were replaced.
+    mean, logvar: float16 [b, C, h, w], the latents' moments where they come from a cache.
     """
 
     pixels: Tensor
     noise: Tensor
     ids: list[str]
     skipped: list[Skip]
+    mean: Tensor | None = None
+    logvar: Tensor | None = None
 
 
 class NoBatch(NamedTuple):
@@ -40,11 +43,13 @@ class NoBatch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One crop, uint8 [R, R, 3], its noise [C, h, w], and the id of its photo."""
+    """One crop, uint8 [R, R, 3], its noise [C, h, w], the id of its photo, and cached moments."""
 
     crop: np.ndarray
     noise: Tensor
     photo_id: str
+    mean: Tensor | None = None
+    logvar: Tensor | None = None
 
 
 class Draws(NamedTuple):
@@ -79,16 +84,30 @@ def make_sample(image: Image.Image, photo_id: str, epoch: int, draws: Draws) -> 
 
     Raises SkippedPhoto if the photo is smaller than the resolution.
     """
-    crop_generator = sample_generator(draws.seed, epoch, photo_id, "crop")
-    crop = random_crop(image, draws.resolution, crop_generator, draws.flip)
-    noise_generator = sample_generator(draws.seed, epoch, photo_id, "noise")
-    return Sample(crop, torch.randn(draws.latent_shape, generator=noise_generator), photo_id)
+    crop = make_crop(image, photo_id, epoch, draws)
+    return Sample(crop, make_noise(photo_id, epoch, draws), photo_id)
+
+
+def make_crop(image: Image.Image, photo_id: str, epoch: int, draws: Draws) -> np.ndarray:
+    """Cut an epoch's crop out of a photo: uint8 [R, R, 3]. Raises SkippedPhoto if it is small."""
+    generator = sample_generator(draws.seed, epoch, photo_id, "crop")
+    return random_crop(image, draws.resolution, generator, draws.flip)
+
+
+def make_noise(photo_id: str, epoch: int, draws: Draws) -> Tensor:
+    """Draw an epoch's noise for a photo: float32 [C, h, w], standard normal."""
+    generator = sample_generator(draws.seed, epoch, photo_id, "noise")
+    return torch.randn(draws.latent_shape, generator=generator)
 
 
 def collate(samples: Sequence[Sample], skipped: list[Skip]) -> Batch:
     """Join samples to one batch; a photo that failed in two places is named once."""
     pixels = from_bytes(torch.from_numpy(np.stack([sample.crop for sample in samples])))
     noise = torch.stack([sample.noise for sample in samples])
-    return Batch(
-        pixels, noise, [sample.photo_id for sample in samples], list(dict.fromkeys(skipped))
-    )
+    ids = [sample.photo_id for sample in samples]
+    moments = (_joined([getattr(s, part) for s in samples]) for part in ("mean", "logvar"))
+    return Batch(pixels, noise, ids, list(dict.fromkeys(skipped)), *moments)
+
+
+def _joined(tensors: list[Tensor | None]) -> Tensor | None:
+    return None if tensors[0] is None else torch.stack(tensors)

@@ -8,6 +8,10 @@ from PIL import Image
 
 from trainer.photos.scan import check_size
 
+# Raised with every change that gives other pixels for the same photo and draw, of decoding too:
+# what was cached before is then made anew.
+CROPS_VERSION = 1
+
 
 def sample_generator(seed: int, epoch: int, sample_id: str, purpose: str) -> torch.Generator:
     """Return a CPU generator for one purpose ("crop", "noise", "order") and one sample.

@@ -7,15 +7,16 @@ mirror, noise) is a function of (seed, epoch, photo), so where a batch is made c
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
+from typing import Any
 
 import torch
 from PIL import ImageColor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from trainer.errors import UserError
 from trainer.photos.batches import (
@@ -28,6 +29,7 @@ from trainer.photos.batches import (
     collate,
     make_sample,
 )
+from trainer.photos.cached_batches import LatentCache, cached_sample
 from trainer.photos.crops import sample_generator
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.scan import TOO_SMALL
@@ -55,11 +57,13 @@ def training_batches(
     workers: int = 0,
     background: str | tuple[int, int, int] | None = None,
     flip: bool = True,
+    cache: LatentCache | None = None,
 ) -> Iterator[Batch]:
     """Yield batches without end: pixels [b, 3, R, R] in [-1, 1], noise [b, *latent_shape].
 
     `start` is the number of samples that all processes together have consumed before.
-    `background`, if given, replaces the set's own ("#rrggbb" or 0 .. 255). A photo that can no
+    `background`, if given, replaces the set's own ("#rrggbb" or 0 .. 255). With a `cache`, crops
+    and moments are read from it, and noise is drawn afresh in each epoch. A photo that can no
     longer be read is replaced by the next in the epoch's order and reported in Batch.skipped;
     UserError where more than 10 % of the set (and more than 10 photos) fail.
     """
@@ -72,17 +76,20 @@ def training_batches(
         streamed = StreamedBatches(photos, draws, slots)
         # Spawned: the libraries that read from the network do not survive a fork in their midst.
         return _watched(data_loader(streamed, workers, "spawn"), None)
-    batches = StoredBatches(photos, draws, slots)
+    batches = StoredBatches(photos, draws, slots, cache)
     return _watched(data_loader(batches, workers), len(photos))
 
 
 class StoredBatches(Dataset):
     """Micro-batches by their number, out of a set of photos that can be read in any order."""
 
-    def __init__(self, photos: PhotoSet, draws: Draws, slots: Slots) -> None:
+    def __init__(
+        self, photos: PhotoSet, draws: Draws, slots: Slots, cache: LatentCache | None = None
+    ) -> None:
         self._photos = photos
         self._draws = draws
         self._slots = slots
+        self._cache = cache
 
     def __getitem__(self, k: int) -> Batch | NoBatch:
         """Make micro-batch k, unless a photo fails for which no replacement is found."""
@@ -104,10 +111,16 @@ class StoredBatches(Dataset):
             index = order[(place + further) % total]
             photo = self._photos.photos[index]
             try:
-                return make_sample(self._photos.image(index), photo.id, epoch, self._draws)
+                return self._made(index, epoch)
             except SkippedPhoto as skip:
                 skipped.append(Skip(photo.name, skip.reason, skip.detail))
         return None
+
+    def _made(self, index: int, epoch: int) -> Sample:
+        photo = self._photos.photos[index]
+        if self._cache is not None:
+            return cached_sample(self._cache, photo.id, epoch, self._draws)
+        return make_sample(self._photos.image(index), photo.id, epoch, self._draws)
 
 
 @lru_cache(maxsize=2)
@@ -121,15 +134,12 @@ def failures_allowed(total: int) -> int:
     return max(FEWEST_FAILURES, int(total * LARGEST_FAILED_SHARE))
 
 
-def data_loader(
-    batches: StoredBatches | StreamedBatches, workers: int, context: str | None = None
-) -> DataLoader:
-    """Serve micro-batches 0, 1, 2, … in order, from this process or from worker processes."""
-    streamed = isinstance(batches, IterableDataset)
+def data_loader(batches: Dataset, workers: int, context: str | None = None) -> DataLoader:
+    """Serve items 0, 1, 2, … in order, from this process or from worker processes."""
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=None if streamed else _Endless(),
+        sampler=_Endless() if isinstance(batches, StoredBatches) else None,
         num_workers=workers,
         prefetch_factor=_BATCHES_AHEAD if workers else None,
         worker_init_fn=_set_up_worker,
@@ -164,15 +174,15 @@ def _watched(loader: DataLoader, total: int | None) -> Iterator[Batch]:
     failed: dict[str, Skip] = {}
     taken = 0
     # Closed at once when this ends: workers left to the garbage collector take seconds to go.
-    with closing(_without_dead_workers(loader)) as items:
+    with closing(without_dead_workers(loader)) as items:
         for item in items:
             if isinstance(item, NoBatch):
                 failed.update((skip.name, skip) for skip in item.skipped)
-                raise UserError(item.why or _too_many(failed, total))
+                raise UserError(item.why or too_many(failed, total))
             failed.update((skip.name, skip) for skip in item.skipped if _counts(skip, total))
             taken += len(item.ids)
             if len(failed) > failures_allowed(taken if total is None else total):
-                raise UserError(_too_many(failed, total))
+                raise UserError(too_many(failed, total))
             yield item
 
 
@@ -181,7 +191,8 @@ def _counts(skip: Skip, total: int | None) -> bool:
     return total is not None or skip.reason != TOO_SMALL
 
 
-def _too_many(failed: dict[str, Skip], total: int | None) -> str:
+def too_many(failed: Mapping[str, Skip], total: int | None) -> str:
+    """Say that more photos failed than may."""
     name, reason, detail = list(failed.values())[-1]
     of = f"{len(failed):,}" if total is None else f"{len(failed):,} of {total:,}"
     return (
@@ -190,7 +201,7 @@ def _too_many(failed: dict[str, Skip], total: int | None) -> str:
     )
 
 
-def _without_dead_workers(loader: DataLoader) -> Iterator[Batch | NoBatch]:
+def without_dead_workers(loader: DataLoader) -> Iterator[Any]:
     """Say in a sentence that a worker process has gone; other errors pass."""
     try:
         yield from loader

@@ -45,10 +45,18 @@ def disk_free(folder: Path) -> int:
 
     What an earlier part of the same run wrote there counts as free: the run needs it no more.
     """
-    place = folder.absolute()
-    there = next(path for path in (place, *place.parents) if path.exists())
     written = sum(path.stat().st_size for path in folder.glob("checkpoints/*/*") if path.is_file())
-    return shutil.disk_usage(there).free + written
+    return shutil.disk_usage(_nearest(folder)).free + written
+
+
+def on_one_disk(one: Path, other: Path) -> bool:
+    """Tell whether two folders, which need not be there yet, take their room from one disk."""
+    return _nearest(one).stat().st_dev == _nearest(other).stat().st_dev
+
+
+def _nearest(folder: Path) -> Path:
+    place = folder.absolute()
+    return next(path for path in (place, *place.parents) if path.exists())
 
 
 def check_disk(config: TrainConfig, vae: nn.Module, folder: Path) -> None:

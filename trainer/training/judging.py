@@ -21,13 +21,14 @@ Scores = dict[str, list[PhotoScore]]  # by set: val, general
 
 @contextmanager
 def averaged(run: Run) -> Iterator[nn.Module]:
-    """Lend the model with its averaged weights, in evaluation mode."""
-    with run.ema.applied(run.trained()):
-        run.vae.eval()
+    """Lend the whole model with its averaged weights, in evaluation mode, on the run's device."""
+    with run.ema.applied(run.trained()), run.whole() as vae:
+        vae.eval().to(run.accelerator.device)  # of the encoder alone, if it was not there
         try:
-            yield run.vae
+            yield vae
         finally:
-            run.vae.train()
+            vae.train()
+            run.reference.eval().to("cpu")  # which may have lent its encoder
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from trainer.training.meter import Meter
 from trainer.training.optimizer import set_learning_rate
 from trainer.training.run import Run
 from trainer.training.schedule import learning_rate, progress
+from trainer.vae.autoencoder import Posterior
 
 MOST_SKIPPED_IN_A_ROW = 10
 
@@ -75,6 +76,7 @@ def _batches(run: Run) -> Iterator[Batch]:
             start=run.state.position,
             workers=run.config.workers,
             flip=run.config.flip,
+            cache=run.cache,
         )
     )
 
@@ -98,7 +100,7 @@ def _backward(run: Run, batches: list[Batch]) -> Terms | None:
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         with nullcontext() if last else run.accelerator.no_sync(run.step_module):
-            terms = on_all(run.accelerator, partial(_forward, run, batch))
+            terms = on_all(run.accelerator, partial(forward, run, batch))
             if not all_finite(run.accelerator, terms["loss"]):
                 return None
             run.accelerator.backward(terms["loss"] / len(batches))
@@ -107,9 +109,14 @@ def _backward(run: Run, batches: list[Batch]) -> Terms | None:
     return total
 
 
-def _forward(run: Run, batch: Batch) -> Terms:
+def forward(run: Run, batch: Batch) -> Terms:
+    """Score one micro-batch, from pixels or from cached moments."""
     device = run.accelerator.device
-    return run.step_module(batch.pixels.to(device), batch.noise.to(device))
+    inputs = batch.pixels.to(device), batch.noise.to(device)
+    if batch.mean is None:
+        return run.step_module(*inputs)
+    logvar = None if batch.logvar is None else batch.logvar.to(device)
+    return run.step_module(*inputs, Posterior(batch.mean.to(device), logvar))
 
 
 def _apply(run: Run) -> bool:

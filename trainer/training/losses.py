@@ -85,15 +85,19 @@ class TrainStep(nn.Module):
         self.kl_weight = kl_weight
         self.train_encoder = train_encoder
 
-    def forward(self, pixels: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, pixels: Tensor, noise: Tensor, posterior: Posterior | None = None
+    ) -> dict[str, Tensor]:
         """Score pixels [B, C, H, W] in [-1, 1] with noise [B, C, h, w] from N(0, I) -> scalars.
+
+        A `posterior` that is given, from a cache and in any float type, stands for encoding.
 
         "loss" is what to minimise, weighted; the parts stand beside it unweighted: "rec", "lpips"
         ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "kl" and
         "kl_per_element" (absent without a posterior). With a frozen encoder KL has no gradient
         and is left out of the loss.
         """
-        posterior = self._encode(pixels)
+        posterior = self._encode(pixels) if posterior is None else _in_float32(posterior)
         parts = self._reconstruction(decode(self.vae, _draw(posterior, noise)).float(), pixels)
         loss = sum(weight * part for weight, part in parts.values())
         scalars = {name: part for name, (_, part) in parts.items()}
@@ -117,6 +121,10 @@ class TrainStep(nn.Module):
             distance = self.perceptual.distance(output, pixels).mean()
             parts[name] = (self.lpips_weight, distance)
         return parts
+
+
+def _in_float32(posterior: Posterior) -> Posterior:
+    return Posterior(*(None if moments is None else moments.float() for moments in posterior))
 
 
 def _draw(posterior: Posterior, noise: Tensor) -> Tensor:

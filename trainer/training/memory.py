@@ -20,7 +20,17 @@ from trainer.options.config import TrainConfig
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
 from trainer.training.run import choose_trained
-from trainer.vae.autoencoder import build, decode, encode, image_channels, latent_channels, ratio
+from trainer.vae.autoencoder import (
+    DECODER_PREFIXES,
+    Posterior,
+    build,
+    decode,
+    encode,
+    image_channels,
+    is_tiny,
+    latent_channels,
+    ratio,
+)
 from trainer.vae.fused import keep_activations
 
 FLOAT32 = 4  # bytes
@@ -126,12 +136,21 @@ def _eight_bit_bytes(elements: int) -> int:
 def _lasting(config: TrainConfig, vae: nn.Module, world: int) -> dict[str, int]:
     trained = _trained_bytes(vae)
     return {
-        "weights": _bytes(vae.state_dict().values()),
+        "weights": _bytes(_held(config, vae)),
         "averaged weights": trained,
         "gradients": trained,
         "gradients in exchange": trained if world > 1 else 0,
         "optimizer": optimizer_bytes(config, vae),
     }
+
+
+def _held(config: TrainConfig, vae: nn.Module) -> list[Tensor]:
+    """List the weights that stay on the device; with cached latents, not those of the encoder."""
+    return [
+        weight
+        for name, weight in vae.state_dict().items()
+        if not config.cache_latents or name.startswith(DECODER_PREFIXES)
+    ]
 
 
 # What comes and goes
@@ -169,10 +188,10 @@ def _count_step(
         kl_weight=config.kl_weight,
         train_encoder=config.trains_encoder,
     )
-    pixels, noise = _inputs(config, vae, device)
+    inputs = _inputs(config, vae, device)
     hook = vae.decoder.register_forward_pre_hook(lambda *_: marks.update(encoder=live.now))
     with live:
-        loss = _forward(config, step, pixels, noise)
+        loss = _forward(config, step, inputs)
         after = live.now
         loss.backward()
     hook.remove()
@@ -198,17 +217,21 @@ def _marked(perceptual: Perceptual, live: LiveBytes, marks: dict[str, int]) -> P
     return dataclasses.replace(perceptual, distance=distance)
 
 
-def _inputs(config: TrainConfig, vae: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
+def _inputs(config: TrainConfig, vae: nn.Module, device: torch.device) -> tuple[Any, ...]:
     batch, side = config.batch_size, config.resolution
     cells = side // ratio(vae)
     pixels = torch.empty(batch, image_channels(vae), side, side, device=device)
-    return pixels, torch.empty(batch, latent_channels(vae), cells, cells, device=device)
+    noise = torch.empty(batch, latent_channels(vae), cells, cells, device=device)
+    if not config.cache_latents:
+        return pixels, noise
+    moments = Posterior(noise.half(), None if is_tiny(vae) else noise.half())
+    return pixels, noise, moments
 
 
-def _forward(config: TrainConfig, step: TrainStep, pixels: Tensor, noise: Tensor) -> Tensor:
+def _forward(config: TrainConfig, step: TrainStep, inputs: tuple[Any, ...]) -> Tensor:
     precision = PRECISIONS.get(config.mixed_precision)
-    with torch.autocast(pixels.device.type, dtype=precision, enabled=precision is not None):
-        return step(pixels, noise)["loss"]
+    with torch.autocast(inputs[0].device.type, dtype=precision, enabled=precision is not None):
+        return step(*inputs)["loss"]
 
 
 @torch.no_grad()

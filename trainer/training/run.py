@@ -2,7 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from trainer.judge.perceptual import Perceptual
 from trainer.judge.scores import PhotoScore
 from trainer.options.config import TrainConfig
+from trainer.photos.cached_batches import LatentCache
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import Skip
 from trainer.photos.streaming import PhotoStream
@@ -25,6 +27,8 @@ from trainer.vae.autoencoder import latent_channels, ratio, trainable_names
 from trainer.vae.base import Base
 from trainer.vae.fused import keep_activations
 from trainer.vae.lora import add_adapters
+
+ENCODER = ("encoder", "quant_conv")  # the parts that a run from cached latents does without
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,12 @@ class Run:
     folder: RunFolder
     interrupts: Interrupts
     reference: nn.Module  # the base as it came, in system memory
-    vae: nn.Module  # the model that trains, never wrapped
+    vae: nn.Module  # the model that trains, never wrapped; from cached latents, without its encoder
     step_module: nn.Module  # what computes a step, wrapped for several processes
     optimizer: torch.optim.Optimizer
     ema: Ema
     log: MetricsLog
+    cache: LatentCache | None = None
     state: State = field(default_factory=State)
     base_scores: dict[str, list[PhotoScore]] = field(default_factory=dict)  # by set
     scores: dict[str, list[PhotoScore]] = field(default_factory=dict)  # of the last evaluation
@@ -94,6 +99,18 @@ class Run:
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the parameters that train, by name."""
         return {name: p for name, p in self.vae.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """Lend the model that trains with its encoder, taken from the base where it has none."""
+        lacking = [name for name in ENCODER if getattr(self.vae, name, "absent") is None]
+        for name in lacking:
+            setattr(self.vae, name, getattr(self.reference, name))
+        try:
+            yield self.vae
+        finally:
+            for name in lacking:
+                setattr(self.vae, name, None)
 
     def latent_shape(self) -> tuple[int, int, int]:
         """Return the shape of one training latent: C, h, w."""
@@ -116,6 +133,13 @@ def choose_trained(vae: nn.Module, config: TrainConfig) -> None:
         parameter.requires_grad_(name in wanted)
 
 
+def _drop_encoder(vae: nn.Module) -> None:
+    """Let go of the encoder, before DDP takes hold of its weights; the base keeps its own."""
+    for name in ENCODER:
+        if hasattr(vae, name):
+            setattr(vae, name, None)
+
+
 def make_run(
     config: TrainConfig,
     accelerator: Accelerator,
@@ -130,6 +154,8 @@ def make_run(
     vae = base.vae.to(accelerator.device).train()
     choose_trained(vae, config)
     keep_activations(vae, config.activation_memory)
+    if config.cache_latents:
+        _drop_encoder(vae)
     module = TrainStep(
         vae,
         perceptual if config.lpips_weight else None,

@@ -32,7 +32,11 @@ class RunFolder:
     def claimed(self, resume: bool) -> Iterator[None]:
         """Hold the folder for this process, or refuse: in use, used before, or something else's."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with _exclusive(self.path / LOCK):
+        complaint = (
+            f"another process is training into {self.path}: wait for it, stop it, or give another "
+            "--output"
+        )
+        with exclusive(self.path / LOCK, complaint):
             self._refuse_what_is_not_ours(resume)
             self.checkpoints.mkdir(exist_ok=True)
             self.samples.mkdir(exist_ok=True)
@@ -63,16 +67,16 @@ class RunFolder:
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Lock a file for as long as this process lives; the system frees it however that ends."""
+def exclusive(path: Path, complaint: str) -> Iterator[None]:
+    """Lock a file for a `with` block; the system frees it however this process ends.
+
+    Raises UserError with `complaint` where another process holds it.
+    """
     with path.open("ab") as handle:
         try:
             _lock(handle)
         except OSError as error:
-            raise UserError(
-                f"another process is training into {path.parent}: wait for it, stop it, "
-                "or give another --output"
-            ) from error
+            raise UserError(complaint) from error
         yield
 
 

@@ -26,8 +26,8 @@ _WEIGHT, _AVERAGE = "weight.", "average."
 
 def averaged_state(run: Run) -> dict[str, Tensor]:
     """Return the whole VAE under plain names: averaged weights, adapters merged, on the CPU."""
-    with run.ema.applied(run.trained()):
-        return {name: value.detach().cpu().clone() for name, value in merged_state(run.vae).items()}
+    with run.ema.applied(run.trained()), run.whole() as vae:
+        return {name: value.detach().cpu().clone() for name, value in merged_state(vae).items()}
 
 
 def save(run: Run) -> None:

@@ -10,6 +10,7 @@ from trainer.options.config import TrainConfig, recipe
 from trainer.options.toml_file import to_toml
 from trainer.photos.photo_set import write_skipped
 from trainer.training import saving
+from trainer.training.caching import fill_cache
 from trainer.training.distributed import SharedError, on_main
 from trainer.training.dryrun import Plan, check_disk, dry_run, start_text
 from trainer.training.finish import finish
@@ -65,6 +66,8 @@ def _carry_out(run: Run) -> None:
     try:
         for line in beginnings:
             meter.say(line)
+        if run.config.cache_latents:
+            run.cache = fill_cache(run, meter.say)
         _measure_beginning(run, meter)
         train(run, meter)
         finish(run, meter)
@@ -87,7 +90,8 @@ def _begin(run: Run) -> list[str]:
 
 
 def _write_beginning(run: Run) -> None:
-    check_disk(run.config, run.vae, run.folder.path)
+    with run.whole() as vae:
+        check_disk(run.config, vae, run.folder.path)
     # first, as it is what makes the folder a run's: killed after it, --resume takes the run up
     write_text(run.folder.config, to_toml(run.config, versions()))
     run.log.rewind(run.state.step)

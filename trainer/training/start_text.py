@@ -14,6 +14,7 @@ from trainer.judge.perceptual import Perceptual
 from trainer.names import printable
 from trainer.options.config import TrainConfig
 from trainer.photos.photo_set import PhotoSet
+from trainer.training.cache_plan import in_words, plan_cache
 from trainer.training.losses import describe_reductions
 from trainer.training.memory import planned_model
 from trainer.training.run import Photos
@@ -61,6 +62,7 @@ def start_text(plan: Plan) -> str:
         ("photos", _photo_counts(photos)),
         ("skipped", _skipped(photos)),
         ("crops", _crops(config, plan.world)),
+        ("cache", _cache(plan)),
         ("loss", loss_in_words(config, base, perceptual)),
         ("run", _length(config)),
         ("optimizer", _optimizer(config)),
@@ -126,6 +128,12 @@ def _crops(config: TrainConfig, world: int) -> str:
         f"{config.resolution} x {config.resolution} pixels, {total:,} a step (batch {factors[0]} x "
         f"accumulation {factors[1]} x {factors[2]} process{'' if world == 1 else 'es'})"
     )
+
+
+def _cache(plan: Plan) -> str:
+    if not plan.config.cache_latents:
+        return ""
+    return in_words(plan_cache(plan.config, plan.base, plan.photos.train))
 
 
 def loss_in_words(config: TrainConfig, base: Base, perceptual: Perceptual | None) -> str:
