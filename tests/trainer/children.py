@@ -181,8 +181,8 @@ def _break_backward(rank: int, kept: Path) -> None:
 
 PREPARATIONS: dict[str, Callable[[int, Path], None]] = {
     "keep weights": _keep_weights,
-    "photos": _break(PhotoSet, "image", SkippedPhoto("unreadable", "gone"), 1, 7),
-    "reader": _break(PhotoSet, "image", RuntimeError("a bug in the reader"), 1, 7),
+    "photos": _break(PhotoSet, "read", SkippedPhoto("unreadable", "gone"), 1, 7),
+    "reader": _break(PhotoSet, "read", RuntimeError("a bug in the reader"), 1, 7),
     "forward": _break(TrainStep, "forward", torch.OutOfMemoryError("none left"), 1, 2),
     "backward": _break_backward,
     "evaluation": _break(evaluation, "reconstruct", OSError(errno.EIO, "Input/output error"), 1, 1),

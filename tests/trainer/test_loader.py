@@ -21,9 +21,9 @@ from PIL import Image
 from trainer.errors import UserError
 from trainer.photos.batches import Batch, Draws, Slots
 from trainer.photos.crops import random_crop, sample_generator
-from trainer.photos.decoding import decode_photo
 from trainer.photos.loader import data_loader, training_batches
 from trainer.photos.memory_source import MemorySource
+from trainer.photos.open_photo import OpenPhoto
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.scan import scan
 from trainer.photos.sources import open_photos
@@ -90,7 +90,7 @@ def test_a_sample_is_its_photo_cropped(photos: PhotoSet, folder: Path) -> None:
     for epoch, batch in enumerate(islice(batches(photos, TOTAL), 3)):
         for photo_id, pixels in zip(batch.ids, batch.pixels, strict=True):
             generator = sample_generator(0, epoch, photo_id, "crop")
-            crop = random_crop(decode_photo(data[photo_id]), R, generator)
+            crop = random_crop(OpenPhoto(data[photo_id]), R, generator)
             levels = (pixels.permute(1, 2, 0).double() + 1) * 127.5
             assert np.abs(levels.numpy() - crop).max() < 1e-4
 

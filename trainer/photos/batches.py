@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from trainer.photos.crops import random_crop, sample_generator
+from trainer.photos.open_photo import OpenPhoto
 from trainer.photos.skips import Skip
 from vae_core.images import from_bytes
 
@@ -74,13 +74,13 @@ class Slots(NamedTuple):
         return iter(range(first, first + self.batch_size))
 
 
-def make_sample(image: Image.Image, photo_id: str, epoch: int, draws: Draws) -> Sample:
+def make_sample(photo: OpenPhoto, photo_id: str, epoch: int, draws: Draws) -> Sample:
     """Crop a photo and draw its noise; a function of (seed, epoch, photo) alone.
 
-    Raises SkippedPhoto if the photo is smaller than the resolution.
+    Raises SkippedPhoto if the photo is smaller than the resolution, or damaged.
     """
     crop_generator = sample_generator(draws.seed, epoch, photo_id, "crop")
-    crop = random_crop(image, draws.resolution, crop_generator, draws.flip)
+    crop = random_crop(photo, draws.resolution, crop_generator, draws.flip)
     noise_generator = sample_generator(draws.seed, epoch, photo_id, "noise")
     return Sample(crop, torch.randn(draws.latent_shape, generator=noise_generator), photo_id)
 

@@ -104,7 +104,7 @@ class StoredBatches(Dataset):
             index = order[(place + further) % total]
             photo = self._photos.photos[index]
             try:
-                return make_sample(self._photos.image(index), photo.id, epoch, self._draws)
+                return make_sample(self._photos.open(index), photo.id, epoch, self._draws)
             except SkippedPhoto as skip:
                 skipped.append(Skip(photo.name, skip.reason, skip.detail))
         return None
