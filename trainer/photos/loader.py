@@ -56,7 +56,7 @@ def training_batches(
     background: str | tuple[int, int, int] | None = None,
     flip: bool = True,
 ) -> Iterator[Batch]:
-    """Yield batches without end: pixels [b, 3, R, R] in [-1, 1], noise [b, *latent_shape].
+    """Yield batches without end: pixels uint8 [b, R, R, 3], noise [b, *latent_shape].
 
     `start` is the number of samples that all processes together have consumed before.
     `background`, if given, replaces the set's own ("#rrggbb" or 0 .. 255). A photo that can no

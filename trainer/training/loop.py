@@ -20,6 +20,8 @@ from trainer.training.meter import Meter
 from trainer.training.optimizer import set_learning_rate
 from trainer.training.run import Run
 from trainer.training.schedule import learning_rate, progress
+from trainer.training.waiting import TimedBatches
+from vae_core.images import from_bytes
 
 MOST_SKIPPED_IN_A_ROW = 10
 
@@ -28,19 +30,20 @@ Terms = dict[str, Tensor]
 
 def train(run: Run, meter: Meter) -> None:
     """Train until steps or minutes are spent; on a stop, save and raise `Interrupted`."""
-    batches = _batches(run)
+    batches = TimedBatches(_batches(run))
     clock = _Clock(run)
     in_a_row = 0
     while progress(run.config, run.state.step, run.state.elapsed) < 1.0:
         rate = learning_rate(run.config, run.state.step, run.state.elapsed)
         set_learning_rate(run.optimizer, rate)
-        terms = _step(run, batches)
+        with batches.step():
+            terms = _step(run, batches)
         clock.read()
         in_a_row = 0 if terms else in_a_row + 1
         if terms:
             run.state.step += 1
             run.ema.update(run.trained())
-            _log(run, terms, rate, meter)
+            _log(run, terms, rate, batches, meter)
         else:
             _count_skipped(run, in_a_row)
         _leave_if_asked(run)
@@ -109,7 +112,8 @@ def _backward(run: Run, batches: list[Batch]) -> Terms | None:
 
 def _forward(run: Run, batch: Batch) -> Terms:
     device = run.accelerator.device
-    return run.step_module(batch.pixels.to(device), batch.noise.to(device))
+    pixels = from_bytes(batch.pixels.to(device, non_blocking=True))
+    return run.step_module(pixels, batch.noise.to(device, non_blocking=True))
 
 
 def _apply(run: Run) -> bool:
@@ -141,13 +145,15 @@ def _count_skipped(run: Run, in_a_row: int) -> None:
         )
 
 
-def _log(run: Run, terms: Terms, rate: float, meter: Meter) -> None:
+def _log(run: Run, terms: Terms, rate: float, batches: TimedBatches, meter: Meter) -> None:
     done = progress(run.config, run.state.step, run.state.elapsed) >= 1.0
     if run.state.step % run.config.log_every and not done:
         meter.advance(run.state)
         return
     means = mean_over_processes(run.accelerator, torch.stack(list(terms.values())))
-    meter.log(run.state, dict(zip(terms, means.tolist(), strict=True)) | {"lr": rate})
+    waited = max(joined(run.accelerator, [batches.share()]))  # the slowest holds all up
+    values = dict(zip(terms, means.tolist(), strict=True))
+    meter.log(run.state, values | {"lr": rate, "wait": round(waited, 4)})
 
 
 def _leave_if_asked(run: Run) -> None:
