@@ -86,7 +86,7 @@ def _step(run: Run, batches: Iterator[Batch]) -> Terms | None:
     """Compute and apply one optimizer step; None if the loss or its gradient was not finite."""
     parts = run.config.gradient_accumulation_steps
     taken = on_all(run.accelerator, lambda: [next(batches) for _ in range(parts)])
-    run.state.position += parts * run.config.batch_size * run.accelerator.num_processes
+    run.state.position += run.global_batch()
     _note_skipped_photos(run, taken)
     terms = _backward(run, taken)
     if terms is None or not _apply(run):

@@ -64,7 +64,7 @@ class Meter:
             self._shown["wait"] = f"{values['wait']:.0%}"
         record = {
             "step": state.step,
-            "images": state.step * self._images_per_step(),
+            "images": state.position,
             "seconds": round(state.elapsed, 3),
             **dict.fromkeys(("loss", "rec", "lpips", "kl")),  # null where there is none
             **values,
