@@ -133,10 +133,12 @@ def run_rank(argv: list[str], rank: int, world: int, port: int, prepare: str, ke
 
 
 def _keep_weights(rank: int, kept: Path) -> None:
-    """Save what each process holds when the training is over."""
+    """Save what each process holds when the training is over; see that it exchanges in place."""
     real = session.finish
 
     def finish(run: Run, meter: Meter) -> None:
+        assert run.step_module.gradient_as_bucket_view
+        assert not run.step_module.find_unused_parameters
         torch.save({n: p.detach() for n, p in run.trained().items()}, kept / f"rank{rank}.pt")
         real(run, meter)
 

@@ -53,16 +53,21 @@ def train(run: Run, meter: Meter) -> None:
 
 
 class _Clock:
-    """Seconds of training, those before a resume included; one clock for all processes."""
+    """Seconds of training, those before a resume included.
+
+    Where they end the run, one clock for all processes; else each has its own, and none waits.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._began = time.monotonic() - run.state.elapsed
 
     def read(self) -> None:
-        """Bring `run.state.elapsed` up to date, on all processes to the same value."""
+        """Bring `run.state.elapsed` up to date."""
         elapsed = time.monotonic() - self._began
-        self._run.state.elapsed = joined(self._run.accelerator, [elapsed])[0]
+        if self._run.config.max_train_minutes:
+            elapsed = joined(self._run.accelerator, [elapsed])[0]
+        self._run.state.elapsed = elapsed
 
 
 def _batches(run: Run) -> Iterator[Batch]:
