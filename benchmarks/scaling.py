@@ -5,8 +5,9 @@
 Each process has one thread, one batch of the same size, and gloo between them. The numbers of
 processes take turns within one run; those that are not needed sleep. With fewer cores than
 processes, these share them: the last column counts that out. `apart` is the step of as many
-processes that exchange nothing; `foretold` is what `scaling_model.py` makes of one process's step
-and of an exchange timed alone.
+processes that exchange nothing. `from one` and `from apart` are what `scaling_model.py` foretells
+from one process's step, or from that of as many apart, and from an exchange timed alone: the first
+holds where each process has a core to itself, the second also where cores are wanted elsewhere.
 """
 
 import argparse
@@ -166,17 +167,20 @@ def row(count: int, found: dict[str, Any], options: argparse.Namespace) -> Row:
         "efficiency_of_cores": one * sharing / medians["step"],
         "apart_seconds": medians["no exchange"],
         "exchange_share": max(0.0, 1 - medians["no exchange"] / medians["step"]),
-        **forecast(count, one * sharing, medians["exchange"], found["gradient_bytes"]),
+        "bandwidth": bandwidth(count, medians["exchange"], found["gradient_bytes"]),
+        "from_one_seconds": forecast(count, one * sharing, medians["exchange"]),
+        "from_apart_seconds": forecast(count, medians["no exchange"], medians["exchange"]),
     }
 
 
-def forecast(count: int, compute: float, exchange: float, gradient_bytes: int) -> Row:
-    """Foretell a step from one process and an exchange timed alone, none of it hidden."""
-    if count == 1:
-        return {"bandwidth": None, "foretold_seconds": compute}
-    bandwidth = exchange_seconds(count, gradient_bytes, 1.0) / exchange
-    ring = exchange_seconds(count, gradient_bytes, bandwidth)
-    return {"bandwidth": bandwidth, "foretold_seconds": step_seconds(compute, 0.0, ring)}
+def bandwidth(count: int, exchange: float, gradient_bytes: int) -> float | None:
+    """Return the bytes a second of a ring that takes so long; None for one process."""
+    return exchange_seconds(count, gradient_bytes, 1.0) / exchange if count > 1 else None
+
+
+def forecast(count: int, compute: float, exchange: float) -> float:
+    """Foretell a step from its computing and an exchange timed alone, none of it hidden."""
+    return step_seconds(compute, 0.0, exchange if count > 1 else 0.0)
 
 
 def print_table(rows: list[Row], gradient_bytes: int, options: argparse.Namespace) -> None:
@@ -186,17 +190,19 @@ def print_table(rows: list[Row], gradient_bytes: int, options: argparse.Namespac
         f"{cores} cores, {gradient_bytes / 1e6:.1f} MB of gradients"
     )
     print(
-        f"{'processes':>9} {'step, s':>8} {'range':>13} {'apart':>8} {'foretold':>8} "
-        f"{'images/s':>8} {'efficiency':>10} {'exchange':>8} {'ring, GB/s':>10} {'of cores':>8}"
+        f"{'processes':>9} {'step, s':>8} {'range':>13} {'apart':>8} {'from one':>8} "
+        f"{'from apart':>10} {'images/s':>8} {'efficiency':>10} {'exchange':>8} "
+        f"{'ring, GB/s':>10} {'of cores':>8}"
     )
     for one in rows:
         spread = f"{one['least']:.2f} - {one['most']:.2f}"
         link = f"{one['bandwidth'] / 1e9:.2f}" if one["bandwidth"] else ""
         print(
             f"{one['processes']:9} {one['step_seconds']:8.3f} {spread:>13} "
-            f"{one['apart_seconds']:8.3f} {one['foretold_seconds']:8.3f} "
-            f"{one['images_a_second']:8.2f} {one['efficiency']:10.0%} "
-            f"{one['exchange_share']:8.1%} {link:>10} {one['efficiency_of_cores']:8.0%}"
+            f"{one['apart_seconds']:8.3f} {one['from_one_seconds']:8.3f} "
+            f"{one['from_apart_seconds']:10.3f} {one['images_a_second']:8.2f} "
+            f"{one['efficiency']:10.0%} {one['exchange_share']:8.1%} {link:>10} "
+            f"{one['efficiency_of_cores']:8.0%}"
         )
     if cores and rows[-1]["processes"] > cores:
         print(f"More processes than the {cores} cores share them; `of cores` counts that out.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scaling import forecast
+from benchmarks.scaling import bandwidth, forecast
 from benchmarks.scaling_model import (
     GRADIENT_BYTES,
     Assumptions,
@@ -67,9 +67,10 @@ def test_many_cards_cost_more_and_take_as_long() -> None:
 
 
 def test_two_are_foretold_from_one_and_from_an_exchange() -> None:
-    found = forecast(2, compute=0.4, exchange=0.1, gradient_bytes=1000)
-    assert found == {"bandwidth": 10_000.0, "foretold_seconds": 0.5}
-    assert forecast(1, 0.4, 0.1, 1000)["foretold_seconds"] == 0.4
+    assert forecast(2, compute=0.4, exchange=0.1) == 0.5
+    assert forecast(1, compute=0.4, exchange=0.1) == 0.4
+    assert bandwidth(2, 0.1, 1000) == 10_000 and bandwidth(4, 0.1, 1000) == 15_000
+    assert bandwidth(1, 0.1, 1000) is None
 
 
 def test_the_page_shows_what_the_model_says(project: Path) -> None:
