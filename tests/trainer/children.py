@@ -140,10 +140,12 @@ def run_rank(argv: list[str], rank: int, world: int, port: int, prepare: str, ke
 
 
 def _keep_weights(rank: int, kept: Path) -> None:
-    """Save what each process holds when the training is over."""
+    """Save what each process holds when the training is over; see that it exchanges in place."""
     real = session.finish
 
     def finish(run: Run, meter: Meter) -> None:
+        assert run.step_module.gradient_as_bucket_view
+        assert not run.step_module.find_unused_parameters
         torch.save({n: p.detach() for n, p in run.trained().items()}, kept / f"rank{rank}.pt")
         real(run, meter)
 
@@ -188,8 +190,8 @@ def _break_backward(rank: int, kept: Path) -> None:
 
 PREPARATIONS: dict[str, Callable[[int, Path], None]] = {
     "keep weights": _keep_weights,
-    "photos": _break(PhotoSet, "image", SkippedPhoto("unreadable", "gone"), 1, 7),
-    "reader": _break(PhotoSet, "image", RuntimeError("a bug in the reader"), 1, 7),
+    "photos": _break(PhotoSet, "read", SkippedPhoto("unreadable", "gone"), 1, 7),
+    "reader": _break(PhotoSet, "read", RuntimeError("a bug in the reader"), 1, 7),
     "forward": _break(TrainStep, "forward", torch.OutOfMemoryError("none left"), 1, 2),
     "backward": _break_backward,
     "evaluation": _break(evaluation, "reconstruct", OSError(errno.EIO, "Input/output error"), 1, 1),

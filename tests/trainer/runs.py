@@ -1,6 +1,7 @@
 """Whole small runs for the tests: the entry with small options, and what lies in a run folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 from accelerate.state import AcceleratorState, GradientState, PartialState
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 from trainer.finetune_decoder import main
 from trainer.options.toml_file import from_toml
-from trainer.training.checkpoints import all_checkpoints, fault
+from trainer.training.checkpoints import all_checkpoints, fault, step_of
 from trainer.training.metrics_log import MetricsLog
 
 
@@ -49,6 +50,14 @@ def logged(run: Path) -> dict[int, float]:
     """The loss of each logged step."""
     lines = MetricsLog(run / "metrics.jsonl").read()
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def cut_back(run: Path, step: int) -> None:
+    """Leave a run as if it had been killed just after the checkpoint of `step`."""
+    for folder in all_checkpoints(run / "checkpoints"):
+        if step_of(folder) > step:
+            shutil.rmtree(folder)
+    shutil.rmtree(run / "export", ignore_errors=True)
 
 
 def exported(run: Path) -> dict[str, bytes]:

@@ -1,17 +1,27 @@
 """Random crops: where, how large, how sharp, and the same for the same (seed, epoch, photo)."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from trainer.photos.crops import random_crop, sample_generator
+from trainer.photos.open_photo import OpenPhoto
 from trainer.photos.skips import SkippedPhoto
 
 
 def crops(image: Image.Image, resolution: int, count: int, flip: bool = True) -> np.ndarray:
     drawn = [sample_generator(0, epoch, "photo", "crop") for epoch in range(count)]
-    return np.stack([random_crop(image, resolution, generator, flip) for generator in drawn])
+    photo = opened(image)
+    return np.stack([random_crop(photo, resolution, generator, flip) for generator in drawn])
+
+
+def opened(image: Image.Image) -> OpenPhoto:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return OpenPhoto(file.getvalue())
 
 
 def ramp(width: int, height: int) -> Image.Image:
@@ -87,9 +97,9 @@ def test_reduction_is_antialiased() -> None:
 
 def test_smaller_than_the_resolution_is_skipped_not_enlarged() -> None:
     with pytest.raises(SkippedPhoto, match="smaller than --resolution: 40 x 15"):
-        random_crop(ramp(40, 15), 16, sample_generator(0, 0, "a", "crop"))
+        random_crop(opened(ramp(40, 15)), 16, sample_generator(0, 0, "a", "crop"))
 
 
 def test_type_and_shape() -> None:
-    crop = random_crop(ramp(30, 20), 16, sample_generator(0, 0, "a", "crop"))
+    crop = random_crop(opened(ramp(30, 20)), 16, sample_generator(0, 0, "a", "crop"))
     assert crop.dtype == np.uint8 and crop.shape == (16, 16, 3) and crop.flags.writeable

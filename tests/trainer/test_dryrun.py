@@ -128,7 +128,7 @@ def test_crops_must_fit_the_base_and_the_loss(tmp_path: Path, photos: Photos) ->
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, base: Base, photos: Photos) -> None:
-    config = make(tmp_path)
+    config = make(tmp_path, gradient_accumulation_steps=2)
     text = dry_run(Plan(config, base, photos, fallback(base), 2, CPU))
     assert text.startswith(start_text(Plan(config, base, photos, fallback(base), 2, CPU)))
     said = lines_of(text)

@@ -123,7 +123,7 @@ def test_records_hold_the_crops_of_the_first_epochs_and_their_moments(
         assert ours.ids == plain.ids and not ours.skipped
         assert torch.equal(ours.pixels, plain.pixels) and torch.equal(ours.noise, plain.noise)
         with torch.no_grad():
-            mean, logvar = encode(tiny_vae, plain.pixels)
+            mean, logvar = encode(tiny_vae, from_bytes(plain.pixels))
         assert ours.mean.dtype == ours.logvar.dtype == torch.float16
         torch.testing.assert_close(ours.mean.float(), mean, rtol=FLOAT16, atol=1e-6)
         torch.testing.assert_close(ours.logvar.float(), logvar, rtol=FLOAT16, atol=1e-6)
@@ -155,9 +155,9 @@ def test_a_mirrored_crop_is_encoded_as_such(cached, photo_folder, tiny_vae):
             if torch.equal(ours.pixels[k], plain.pixels[k]):
                 continue
             mirrored += 1
-            assert torch.equal(ours.pixels[k], plain.pixels[k].flip(-1))
+            assert torch.equal(ours.pixels[k], plain.pixels[k].flip(1))
             with torch.no_grad():
-                mean = encode(tiny_vae, ours.pixels[k : k + 1]).mean[0]
+                mean = encode(tiny_vae, from_bytes(ours.pixels[k : k + 1])).mean[0]
             torch.testing.assert_close(ours.mean[k].float(), mean, rtol=FLOAT16, atol=1e-6)
     assert 3 <= mirrored <= 17
 
@@ -213,9 +213,9 @@ def test_while_a_run_trains_its_model_has_no_encoder(train, tmp_path, monkeypatc
 
 
 def test_a_photo_is_decoded_once_for_all_its_crops(train, tmp_path, monkeypatch):
-    real, before, filled = PhotoSet.image, [], []
+    real, before, filled = PhotoSet.open, [], []
 
-    def image(self, index):
+    def opened(self, index):
         filled.append(index)
         return real(self, index)
 
@@ -224,7 +224,7 @@ def test_a_photo_is_decoded_once_for_all_its_crops(train, tmp_path, monkeypatch)
         kept(run, meter)
 
     kept = session._measure_beginning
-    monkeypatch.setattr(PhotoSet, "image", image)
+    monkeypatch.setattr(PhotoSet, "open", opened)
     monkeypatch.setattr(session, "_measure_beginning", measure)
     assert train(tmp_path / "run", *cache_flags(tmp_path, 5)) == 0
     assert sorted(before) == list(range(10))

@@ -197,8 +197,10 @@ def test_eight_bit_state_is_a_quarter() -> None:
     assert 0.25 < optimizer_bytes(make(optimizer="adamw8bit"), vae) / full < 0.26
 
 
-def test_several_processes_hold_gradients_twice() -> None:
-    alone, together = count(), count(world=2)
+def test_several_processes_hold_gradients_twice_where_they_add_them_up() -> None:
+    assert count().total == count(world=2).total
+    parts = {"gradient_accumulation_steps": 2}
+    alone, together = count(**parts), count(world=2, **parts)
     extra = together.lasting["gradients in exchange"]
     assert "gradients in exchange" not in alone.lasting
     assert together.total - alone.total == extra == together.lasting["gradients"]

@@ -134,3 +134,21 @@ def test_a_signal_to_one_of_two_stops_both(tiny_base, photo_folder, tmp_path):
     assert process.returncode != 0
     (saved,) = all_checkpoints(tmp_path / "run" / "checkpoints")
     assert fault(saved) is None
+
+
+@pytest.mark.slow
+def test_a_run_of_two_goes_on_alone(train, tiny_base, photo_folder, tmp_path):
+    two = [BIN / "torchrun", "--standalone", "--nproc_per_node", "2", ENTRY]
+    flags = ("--lr-schedule", "constant", "--max-steps", 3, "--batch-size", 2)
+    process = start([*two, *options(tiny_base, photo_folder, tmp_path / "run", *flags)])
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    more = ("--lr-schedule", "constant", "--max-steps", 6, "--batch-size", 4)
+    alone = [sys.executable, ENTRY]
+    process = start(
+        [*alone, *options(tiny_base, photo_folder, tmp_path / "run", *more, "--resume")]
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "resumed from step_000003" in out, err
+    assert train(tmp_path / "whole", *more) == 0
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)

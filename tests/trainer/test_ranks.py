@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trainer.children import begin, free_port, run_rank
-from tests.trainer.runs import assert_whole, exported, losses, options
+from tests.trainer.runs import assert_whole, cut_back, exported, losses, options
 from trainer.training.checkpoints import all_checkpoints
 
 pytestmark = [
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork"),
 ]
 
-SECONDS = 40  # in which both must have ended, on a busy machine
+SECONDS = 90  # in which both must have ended, on a busy machine
 
 
 class Ended(NamedTuple):
@@ -106,3 +106,32 @@ def test_two_processes_go_on_after_one_failed(tiny_base, photo_folder, tmp_path)
         assert [end.code for end in ends] == [0, 0], ends
     assert losses(tmp_path / "failed") == losses(tmp_path / "whole")
     assert exported(tmp_path / "failed") == exported(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (2, 2)], ids=["one batch", "accumulated"])
+def test_one_process_goes_on_where_two_stopped(
+    shape, train, tiny_base, photo_folder, tmp_path, capsys
+):
+    flags = ("--max-steps", 8, "--checkpoint-every", 1, "--keep-checkpoints", 20)
+    batch, parts = shape
+    alone = ("--batch-size", batch, "--gradient-accumulation-steps", parts)
+    two = options(tiny_base, photo_folder, tmp_path / "two", *flags, "--batch-size", 2)
+    ends = run_two(two, "nothing", tmp_path / "kept")
+    assert [end.code for end in ends] == [0, 0], ends
+    cut_back(tmp_path / "two", 3)
+    assert train(tmp_path / "two", *flags, *alone, "--resume") == 0
+    said = capsys.readouterr().out
+    assert "resumed from step_000003" in said and "samples now" not in said
+    assert train(tmp_path / "one", *flags, *alone) == 0
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_two_processes_go_on_where_one_stopped(train, tiny_base, photo_folder, tmp_path):
+    flags = ("--max-steps", 6, "--checkpoint-every", 1, "--keep-checkpoints", 20)
+    assert train(tmp_path / "run", *flags, "--batch-size", 4) == 0
+    before = losses(tmp_path / "run")
+    cut_back(tmp_path / "run", 3)
+    more = options(tiny_base, photo_folder, tmp_path / "run", *flags, "--resume")
+    ends = run_two(more, "nothing", tmp_path / "kept")
+    assert [end.code for end in ends] == [0, 0], ends
+    assert losses(tmp_path / "run") == pytest.approx(before, rel=1e-5)

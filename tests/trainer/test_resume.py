@@ -7,25 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.trainer.runs import call_entry, exported
-from trainer.training.checkpoints import all_checkpoints, step_of
+from tests.trainer.runs import call_entry, cut_back, exported
 from vae_core.files import sha256_file, write_json
 
 EVERY_STEP = ("--checkpoint-every", 1, "--keep-checkpoints", 20)
 
 
-def cut_back(run: Path, step: int) -> None:
-    """Leave a run as if it had been killed just after the checkpoint of `step`."""
-    for folder in all_checkpoints(run / "checkpoints"):
-        if step_of(folder) > step:
-            shutil.rmtree(folder)
-    shutil.rmtree(run / "export", ignore_errors=True)
-
-
 def records(run: Path) -> list[dict]:
     """The logged steps, without the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if "loss" in line]
+    clocked = ("seconds", "wait")
+    return [{k: line[k] for k in line if k not in clocked} for line in lines if "loss" in line]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +90,17 @@ def test_other_photos_are_not_taken_for_the_same(train, tmp_path, capsys, photo_
     (photos / "coffee0.png").unlink()
     assert train(tmp_path / "run", "--max-steps", 2, "--data", photos, "--resume") == 1
     assert "the photos are not what this run began with" in capsys.readouterr().err
+
+
+def test_steps_of_another_size_are_said_and_the_photos_go_on(train, tmp_path, capsys):
+    flags = ("--checkpoint-every", 1, "--keep-checkpoints", 20)
+    assert train(tmp_path / "run", "--max-steps", 2, *flags) == 0
+    more = ("--max-steps", 4, "--batch-size", 3, *flags)
+    assert train(tmp_path / "run", *more, "--resume") == 0
+    said = capsys.readouterr().out
+    assert "a step takes 3 samples now" in said and "took 2 until here" in said
+    assert "from sample 4," in said
+    assert [line["images"] for line in records(tmp_path / "run")] == [2, 4, 7, 10]
 
 
 @pytest.mark.parametrize("entry", ["position", "step", "best_step", "elapsed"])

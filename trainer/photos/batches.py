@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from trainer.photos.crops import random_crop, sample_generator
+from trainer.photos.open_photo import OpenPhoto
 from trainer.photos.skips import Skip
-from vae_core.images import from_bytes
 
 LatentShape = tuple[int, int, int]
 
@@ -18,7 +17,8 @@ LatentShape = tuple[int, int, int]
 class Batch(NamedTuple):
     """One micro-batch of b samples.
 
-    pixels: float32 [b, 3, R, R] in [-1, 1]. noise: float32 [b, C, h, w], standard normal.
+    pixels: uint8 [b, R, R, 3], as `vae_core.images.from_bytes` takes them: a quarter of the bytes
+    to carry between processes and to the device. noise: float32 [b, C, h, w], standard normal.
     ids: the photos' ids. skipped: photos that could not be read any more and were replaced.
     mean, logvar: float16 [b, C, h, w], the latents' moments where they come from a cache.
     """
@@ -79,19 +79,22 @@ class Slots(NamedTuple):
         return iter(range(first, first + self.batch_size))
 
 
-def make_sample(image: Image.Image, photo_id: str, epoch: int, draws: Draws) -> Sample:
+def make_sample(photo: OpenPhoto, photo_id: str, epoch: int, draws: Draws) -> Sample:
     """Crop a photo and draw its noise; a function of (seed, epoch, photo) alone.
 
-    Raises SkippedPhoto if the photo is smaller than the resolution.
+    Raises SkippedPhoto if the photo is smaller than the resolution, or damaged.
     """
-    crop = make_crop(image, photo_id, epoch, draws)
+    crop = make_crop(photo, photo_id, epoch, draws)
     return Sample(crop, make_noise(photo_id, epoch, draws), photo_id)
 
 
-def make_crop(image: Image.Image, photo_id: str, epoch: int, draws: Draws) -> np.ndarray:
-    """Cut an epoch's crop out of a photo: uint8 [R, R, 3]. Raises SkippedPhoto if it is small."""
+def make_crop(photo: OpenPhoto, photo_id: str, epoch: int, draws: Draws) -> np.ndarray:
+    """Cut an epoch's crop out of a photo: uint8 [R, R, 3].
+
+    Raises SkippedPhoto if the photo is smaller than that, or damaged.
+    """
     generator = sample_generator(draws.seed, epoch, photo_id, "crop")
-    return random_crop(image, draws.resolution, generator, draws.flip)
+    return random_crop(photo, draws.resolution, generator, draws.flip)
 
 
 def make_noise(photo_id: str, epoch: int, draws: Draws) -> Tensor:
@@ -102,7 +105,7 @@ def make_noise(photo_id: str, epoch: int, draws: Draws) -> Tensor:
 
 def collate(samples: Sequence[Sample], skipped: list[Skip]) -> Batch:
     """Join samples to one batch; a photo that failed in two places is named once."""
-    pixels = from_bytes(torch.from_numpy(np.stack([sample.crop for sample in samples])))
+    pixels = torch.from_numpy(np.stack([sample.crop for sample in samples]))
     noise = torch.stack([sample.noise for sample in samples])
     ids = [sample.photo_id for sample in samples]
     moments = (_joined([getattr(s, part) for s in samples]) for part in ("mean", "logvar"))

@@ -44,8 +44,8 @@ class CropSets(Dataset):
         index = self._indices[k]
         photo = self._photos.photos[index]
         try:
-            image = self._photos.image(index)
-            crops = [make_crop(image, photo.id, k, self._draws) for k in range(self._variants)]
+            opened = self._photos.open(index)
+            crops = [make_crop(opened, photo.id, k, self._draws) for k in range(self._variants)]
         except SkippedPhoto as skip:
             return FailedPhoto(photo.id, Skip(photo.name, skip.reason, skip.detail))
         return CropSet(photo.id, photo.name, torch.from_numpy(np.stack(crops)))

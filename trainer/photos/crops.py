@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from trainer.photos.open_photo import OpenPhoto
 from trainer.photos.scan import check_size
 
 # Raised with every change that gives other pixels for the same photo and draw, of decoding too:
@@ -24,27 +25,22 @@ def sample_generator(seed: int, epoch: int, sample_id: str, purpose: str) -> tor
 
 
 def random_crop(
-    image: Image.Image, resolution: int, generator: torch.Generator, flip: bool = True
+    photo: OpenPhoto, resolution: int, generator: torch.Generator, flip: bool = True
 ) -> np.ndarray:
-    """Cut a random square out of an RGB image and reduce it to uint8 [R, R, 3], R = resolution.
+    """Cut a random square out of a photo and reduce it to uint8 [R, R, 3], R = resolution.
 
     Its side in the photo is log-uniform between R and the photo's short side, its place uniform,
     half of the crops mirrored. Never enlarged and never stretched; reduced by Lanczos with
-    antialiasing. Raises SkippedPhoto for a photo under R pixels a side.
+    antialiasing. Raises SkippedPhoto for a photo under R pixels a side, or a damaged one.
     """
-    width, height = image.size
+    width, height = photo.size
     check_size(width, height, resolution)
     # Always four draws, so that switching flips off changes nothing else.
     scale, across, down, mirror = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     side = round(resolution * (min(width, height) / resolution) ** scale)
     # Whole pixels: a crop at its own size is then a copy, not a resampling.
     left, top = _place(across, width - side), _place(down, height - side)
-    crop = image.resize(
-        (resolution, resolution),
-        Image.Resampling.LANCZOS,
-        box=(left, top, left + side, top + side),
-        reducing_gap=3.0,
-    )
+    crop = photo.square(left, top, side, resolution)
     if flip and mirror < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.array(crop)

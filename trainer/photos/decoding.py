@@ -26,6 +26,7 @@ WHITE = (255, 255, 255)
 LARGEST_BYTES = 512 * 2**20
 LARGEST_PIXELS = 160_000_000  # 151 MP backs pass; Pillow itself refuses from 179 MP on
 LARGEST_RATIO = 64  # long side to short side; the widest stitched panoramas stay under 30
+JPEGS = ("JPEG", "MPO")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # MPO comes with JPEG
 
 # Exif 2.32, tag 0x0112: how the stored pixels must be turned to stand upright.
@@ -52,10 +53,10 @@ def decode_photo(data: bytes, background: tuple[int, int, int] = WHITE) -> Image
     Animated files give their first frame. Raises SkippedPhoto, and nothing else, for what cannot
     be used.
     """
-    with _failures_as_skips():
-        image = _open(data)
+    with failures_as_skips():
+        image = open_header(data)
         image.load()
-        return _upright(flat_rgb(image, background), _orientation(image))
+        return upright(flat_rgb(image, background), orientation(image))
 
 
 def probe_photo(data: bytes) -> tuple[int, int]:
@@ -64,14 +65,14 @@ def probe_photo(data: bytes) -> tuple[int, int]:
     A JPEG is decoded at an eighth of its size, which reads every byte at a fraction of the cost.
     Raises SkippedPhoto, and nothing else, for what cannot be used.
     """
-    with _failures_as_skips():
-        image = _open(data)
-        if image.format not in ("JPEG", "MPO"):
+    with failures_as_skips():
+        image = open_header(data)
+        if image.format not in JPEGS:
             return decode_photo(data).size
         width, height = image.size
         image.draft(image.mode, (1, 1))
         image.load()
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        return (height, width) if orientation(image) >= 5 else (width, height)
 
 
 def measure_photo(data: bytes) -> tuple[int, int]:
@@ -79,8 +80,8 @@ def measure_photo(data: bytes) -> tuple[int, int]:
 
     Raises SkippedPhoto, and nothing else, where the header already rules it out.
     """
-    with _failures_as_skips():
-        return _open(data).size
+    with failures_as_skips():
+        return open_header(data).size
 
 
 def readable_formats() -> list[str]:
@@ -90,7 +91,7 @@ def readable_formats() -> list[str]:
 
 
 @contextmanager
-def _failures_as_skips() -> Iterator[None]:
+def failures_as_skips() -> Iterator[None]:
     """Turn whatever a decoder raises into a SkippedPhoto.
 
     Pillow's plugins let out OSError, SyntaxError, struct.error, zlib.error, KeyError and more:
@@ -106,7 +107,7 @@ def _failures_as_skips() -> Iterator[None]:
         raise SkippedPhoto("damaged", f"{type(error).__name__}: {error}") from None
 
 
-def _open(data: bytes) -> Image.Image:
+def open_header(data: bytes) -> Image.Image:
     """Read a photo's header and refuse it before its pixels cost anything."""
     if not data:
         raise SkippedPhoto("empty", "the file holds no byte")
@@ -129,11 +130,11 @@ def _check_size(width: int, height: int) -> None:
         raise SkippedPhoto("too narrow", f"{width} x {height}, at most {LARGEST_RATIO} to 1")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """Read the Exif orientation, 1 (as stored) where it is absent, unknown or unreadable.
 
-    Asked for after loading: PNG may carry it behind its pixels, and a TIFF is turned by Pillow
-    while it loads and then says 1.
+    To be asked for after loading, JPEG aside: PNG may carry it behind its pixels, and a TIFF is
+    turned by Pillow while it loads and then says 1.
     """
     try:
         value = image.getexif().get(_ORIENTATION, 1)
@@ -142,6 +143,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _TURNS else 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _TURNS.get(orientation)
+def upright(image: Image.Image, value: int) -> Image.Image:
+    """Turn an image as its Exif orientation says."""
+    turn = _TURNS.get(value)
     return image if turn is None else image.transpose(turn)

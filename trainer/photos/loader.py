@@ -59,7 +59,7 @@ def training_batches(
     flip: bool = True,
     cache: LatentCache | None = None,
 ) -> Iterator[Batch]:
-    """Yield batches without end: pixels [b, 3, R, R] in [-1, 1], noise [b, *latent_shape].
+    """Yield batches without end: pixels uint8 [b, R, R, 3], noise [b, *latent_shape].
 
     `start` is the number of samples that all processes together have consumed before.
     `background`, if given, replaces the set's own ("#rrggbb" or 0 .. 255). With a `cache`, crops
@@ -120,7 +120,7 @@ class StoredBatches(Dataset):
         photo = self._photos.photos[index]
         if self._cache is not None:
             return cached_sample(self._cache, photo.id, epoch, self._draws)
-        return make_sample(self._photos.image(index), photo.id, epoch, self._draws)
+        return make_sample(self._photos.open(index), photo.id, epoch, self._draws)
 
 
 @lru_cache(maxsize=2)

@@ -18,6 +18,7 @@ from PIL import Image
 from trainer.names import spreadsheet_cell
 from trainer.photos.boxes import Box
 from trainer.photos.decoding import WHITE, decode_photo
+from trainer.photos.open_photo import OpenPhoto
 from trainer.photos.skips import Skip, SkippedPhoto
 from vae_core.files import write_text
 
@@ -78,6 +79,10 @@ class PhotoSet:
     def image(self, index: int) -> Image.Image:
         """Decode photo `index` to RGB, upright, sRGB. Raises SkippedPhoto if it cannot be."""
         return decode_photo(self.read(index), self.background)
+
+    def open(self, index: int) -> OpenPhoto:
+        """Open photo `index` for one crop. Raises SkippedPhoto if it cannot be."""
+        return OpenPhoto(self.read(index), self.background)
 
     def subset(self, indices: Sequence[int]) -> "PhotoSet":
         """Return the set of some of these photos; what was skipped stays with the whole."""

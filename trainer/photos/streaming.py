@@ -19,8 +19,9 @@ from trainer.errors import UserError
 from trainer.names import printable
 from trainer.photos.batches import Batch, Draws, NoBatch, Sample, Slots, collate, make_sample
 from trainer.photos.crops import sample_generator
-from trainer.photos.decoding import WHITE, decode_photo, measure_photo
+from trainer.photos.decoding import WHITE, measure_photo
 from trainer.photos.memory_source import MemorySource
+from trainer.photos.open_photo import OpenPhoto
 from trainer.photos.photo_set import (
     Photo,
     PhotoSet,
@@ -222,8 +223,8 @@ class StreamedBatches(IterableDataset):
         """Make a sample from the first of a piece of the line that can be decoded."""
         for epoch, item in line:
             try:
-                image = decode_photo(item.record.data, self._stream.background)
-                return make_sample(image, item.photo_id, epoch, self._draws)
+                photo = OpenPhoto(item.record.data, self._stream.background)
+                return make_sample(photo, item.photo_id, epoch, self._draws)
             except SkippedPhoto as skip:
                 skipped.append(Skip(printable(item.record.name), skip.reason, skip.detail))
         return None

@@ -24,6 +24,7 @@ from trainer.training.judging import judge, original, summaries
 from trainer.training.meter import Meter
 from trainer.training.run import Run
 from trainer.training.start_text import loss_in_words
+from trainer.training.waiting import advice, share_of_run
 from trainer.vae.autoencoder import from_state
 from trainer.vae.export import Exported, export_run
 from vae_core.files import write_text
@@ -160,6 +161,7 @@ def _closing_words(run: Run, report: Mapping[str, Any], exported: Exported) -> s
         f"folder   {exported.diffusers_folder}",
         _about_fp16(exported),
         _about_skipped(run),
+        _about_waiting(run),
         _about_best(run),
         "",
         loaders(run.base.architecture),
@@ -180,6 +182,11 @@ def _about_skipped(run: Run) -> str | None:
         f"skipped  {run.state.skipped} steps whose loss was not finite, "
         f"{len(run.state.skipped_photos)} photos in training (skipped.csv)"
     )
+
+
+def _about_waiting(run: Run) -> str | None:
+    said = advice(share_of_run(run.log.read()))
+    return f"waiting  {said}" if said else None
 
 
 def _about_best(run: Run) -> str | None:

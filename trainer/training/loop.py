@@ -20,7 +20,9 @@ from trainer.training.meter import Meter
 from trainer.training.optimizer import set_learning_rate
 from trainer.training.run import Run
 from trainer.training.schedule import learning_rate, progress
+from trainer.training.waiting import TimedBatches
 from trainer.vae.autoencoder import Posterior
+from vae_core.images import from_bytes
 
 MOST_SKIPPED_IN_A_ROW = 10
 
@@ -29,19 +31,20 @@ Terms = dict[str, Tensor]
 
 def train(run: Run, meter: Meter) -> None:
     """Train until steps or minutes are spent; on a stop, save and raise `Interrupted`."""
-    batches = _batches(run)
+    batches = TimedBatches(_batches(run))
     clock = _Clock(run)
     in_a_row = 0
     while progress(run.config, run.state.step, run.state.elapsed) < 1.0:
         rate = learning_rate(run.config, run.state.step, run.state.elapsed)
         set_learning_rate(run.optimizer, rate)
-        terms = _step(run, batches)
+        with batches.step():
+            terms = _step(run, batches)
         clock.read()
         in_a_row = 0 if terms else in_a_row + 1
         if terms:
             run.state.step += 1
             run.ema.update(run.trained())
-            _log(run, terms, rate, meter)
+            _log(run, terms, rate, batches, meter)
         else:
             _count_skipped(run, in_a_row)
         _leave_if_asked(run)
@@ -51,16 +54,21 @@ def train(run: Run, meter: Meter) -> None:
 
 
 class _Clock:
-    """Seconds of training, those before a resume included; one clock for all processes."""
+    """Seconds of training, those before a resume included.
+
+    Where they end the run, one clock for all processes; else each has its own, and none waits.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._began = time.monotonic() - run.state.elapsed
 
     def read(self) -> None:
-        """Bring `run.state.elapsed` up to date, on all processes to the same value."""
+        """Bring `run.state.elapsed` up to date."""
         elapsed = time.monotonic() - self._began
-        self._run.state.elapsed = joined(self._run.accelerator, [elapsed])[0]
+        if self._run.config.max_train_minutes:
+            elapsed = joined(self._run.accelerator, [elapsed])[0]
+        self._run.state.elapsed = elapsed
 
 
 def _batches(run: Run) -> Iterator[Batch]:
@@ -85,7 +93,7 @@ def _step(run: Run, batches: Iterator[Batch]) -> Terms | None:
     """Compute and apply one optimizer step; None if the loss or its gradient was not finite."""
     parts = run.config.gradient_accumulation_steps
     taken = on_all(run.accelerator, lambda: [next(batches) for _ in range(parts)])
-    run.state.position += parts * run.config.batch_size * run.accelerator.num_processes
+    run.state.position += run.global_batch()
     _note_skipped_photos(run, taken)
     terms = _backward(run, taken)
     if terms is None or not _apply(run):
@@ -112,11 +120,13 @@ def _backward(run: Run, batches: list[Batch]) -> Terms | None:
 def forward(run: Run, batch: Batch) -> Terms:
     """Score one micro-batch, from pixels or from cached moments."""
     device = run.accelerator.device
-    inputs = batch.pixels.to(device), batch.noise.to(device)
+    pixels = from_bytes(batch.pixels.to(device, non_blocking=True))
+    noise = batch.noise.to(device, non_blocking=True)
     if batch.mean is None:
-        return run.step_module(*inputs)
-    logvar = None if batch.logvar is None else batch.logvar.to(device)
-    return run.step_module(*inputs, Posterior(batch.mean.to(device), logvar))
+        return run.step_module(pixels, noise)
+    mean = batch.mean.to(device, non_blocking=True)
+    logvar = None if batch.logvar is None else batch.logvar.to(device, non_blocking=True)
+    return run.step_module(pixels, noise, Posterior(mean, logvar))
 
 
 def _apply(run: Run) -> bool:
@@ -148,13 +158,15 @@ def _count_skipped(run: Run, in_a_row: int) -> None:
         )
 
 
-def _log(run: Run, terms: Terms, rate: float, meter: Meter) -> None:
+def _log(run: Run, terms: Terms, rate: float, batches: TimedBatches, meter: Meter) -> None:
     done = progress(run.config, run.state.step, run.state.elapsed) >= 1.0
     if run.state.step % run.config.log_every and not done:
         meter.advance(run.state)
         return
     means = mean_over_processes(run.accelerator, torch.stack(list(terms.values())))
-    meter.log(run.state, dict(zip(terms, means.tolist(), strict=True)) | {"lr": rate})
+    waited = max(joined(run.accelerator, [batches.share()]))  # the slowest holds all up
+    values = dict(zip(terms, means.tolist(), strict=True))
+    meter.log(run.state, values | {"lr": rate, "wait": round(waited, 4)})
 
 
 def _leave_if_asked(run: Run) -> None:

@@ -135,11 +135,13 @@ def _eight_bit_bytes(elements: int) -> int:
 
 def _lasting(config: TrainConfig, vae: nn.Module, world: int) -> dict[str, int]:
     trained = _trained_bytes(vae)
+    # several processes exchange them where they lie, unless they were added up beside that
+    accumulates = config.gradient_accumulation_steps > 1
     return {
         "weights": _bytes(_held(config, vae)),
         "averaged weights": trained,
         "gradients": trained,
-        "gradients in exchange": trained if world > 1 else 0,
+        "gradients in exchange": trained if world > 1 and accumulates else 0,
         "optimizer": optimizer_bytes(config, vae),
     }
 

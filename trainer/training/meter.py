@@ -14,6 +14,7 @@ from trainer.training.distributed import on_all
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.run import State
 from trainer.training.schedule import progress, seconds_left
+from trainer.training.waiting import WORTH_SHOWING
 
 
 def refresh_seconds() -> float:
@@ -59,9 +60,11 @@ class Meter:
         self._shown = {
             name: f"{values[name]:.4f}" for name in ("loss", "lpips", "distance") if name in values
         }
+        if values.get("wait", 0.0) > WORTH_SHOWING:
+            self._shown["wait"] = f"{values['wait']:.0%}"
         record = {
             "step": state.step,
-            "images": state.step * self._images_per_step(),
+            "images": state.position,
             "seconds": round(state.elapsed, 3),
             **dict.fromkeys(("loss", "rec", "lpips", "kl")),  # null where there is none
             **values,

@@ -112,6 +112,11 @@ class Run:
             for name in lacking:
                 setattr(self.vae, name, None)
 
+    def global_batch(self) -> int:
+        """Return how many samples one step takes, over all processes."""
+        per_process = self.config.batch_size * self.config.gradient_accumulation_steps
+        return per_process * self.accelerator.num_processes
+
     def latent_shape(self) -> tuple[int, int, int]:
         """Return the shape of one training latent: C, h, w."""
         side = self.config.resolution // ratio(self.vae)

@@ -90,6 +90,7 @@ def _state(run: Run) -> dict[str, Any]:
         "base_sha256": run.base.sha256,
         "photos_sha256": run.photos.fingerprint(),
         "seed": run.config.seed,
+        "global_batch": run.global_batch(),
     }
 
 
@@ -98,11 +99,24 @@ def resume(run: Run) -> list[str]:
     folder, said = on_main(run.accelerator, lambda: require_complete(run.folder.checkpoints))
     if folder is None:
         return ["there is no checkpoint yet to resume from: the run begins at step 0"]
-    on_all(run.accelerator, lambda: _take_up(run, folder))
-    return [*said, f"resumed from {folder.name}"]
+    batch_before = on_all(run.accelerator, lambda: _take_up(run, folder))
+    return [*said, f"resumed from {folder.name}", *_about_batch(run, batch_before)]
 
 
-def _take_up(run: Run, folder: Path) -> None:
+def _about_batch(run: Run, before: int) -> list[str]:
+    """Say that steps are of another size now, whatever made them so: options or processes."""
+    now = run.global_batch()
+    if now == before:
+        return []
+    return [
+        f"a step takes {now} samples now, over all processes, and took {before} until here: the "
+        f"photos go on in their order from sample {run.state.position:,}, and --learning-rate and "
+        "--max-steps are as they were"
+    ]
+
+
+def _take_up(run: Run, folder: Path) -> int:
+    """Bring a checkpoint back; return how many samples a step took in it."""
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     _refuse_incomplete(folder, state)
     _refuse_other_run(run, state)
@@ -110,11 +124,13 @@ def _take_up(run: Run, folder: Path) -> None:
     run.ema.updates = state["ema_updates"]
     _restore_weights(run, read_tensors(folder / "training.safetensors"))
     _restore_optimizer(run, folder / "optimizer.pt")
+    return state["global_batch"]
 
 
 def _refuse_incomplete(folder: Path, state: dict[str, Any]) -> None:
     wanted = {field.name for field in fields(State)}
-    missing = sorted({"ema_updates", "base_sha256", "photos_sha256", "seed", "run"} - set(state))
+    entries = {"ema_updates", "base_sha256", "photos_sha256", "seed", "global_batch", "run"}
+    missing = sorted(entries - set(state))
     missing += sorted(wanted - set(state.get("run", {})))
     if missing:
         raise UserError(
@@ -164,6 +180,8 @@ def _restore_optimizer(run: Run, path: Path) -> None:
     run.optimizer.load_state_dict(content["optimizer"])
     if run.accelerator.scaler and content["scaler"]:
         run.accelerator.scaler.load_state_dict(content["scaler"])
+    # On another number of processes there is none to bring back, and none is missed: what a sample
+    # draws is a function of (seed, epoch, photo).
     if len(content["random"]) == run.accelerator.num_processes:
         mine = content["random"][run.accelerator.process_index]
         torch.set_rng_state(mine["cpu"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from tqdm import tqdm
 
 from trainer.errors import UserError
@@ -27,6 +27,14 @@ from trainer.training.run import Photos
 from trainer.vae.base import Base, load_base
 
 LOGS = "logs"
+# Gradients are averaged bucket by bucket while the backward pass goes on, in the bucket itself: no
+# second copy of them, unless they are accumulated first. 25 MiB make some eight buckets of a
+# decoder. Every parameter that trains takes part in each step; the frozen ones DDP leaves alone.
+EXCHANGE = DistributedDataParallelKwargs(
+    bucket_cap_mb=25,
+    gradient_as_bucket_view=True,
+    find_unused_parameters=False,
+)
 SMALLEST_MEASURED = 64  # pixels on the short side; LPIPS' poolings leave nothing of less
 
 
@@ -42,6 +50,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         # said outright, as otherwise processes started by torchrun would not find each other
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
+        kwargs_handlers=[EXCHANGE],
         log_with=None if config.log_with == "none" or config.dry_run else config.log_with,
         project_config=ProjectConfiguration(logging_dir=str(Path(config.output) / LOGS)),
     )
