@@ -5,17 +5,29 @@ from typing import NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from trainer.errors import UserError, sentence
+from trainer.training.host_group import highest, hold_group, joined
 from trainer.training.interrupts import Interrupted
 from vae_core.checkpoint import CheckpointError
 
+__all__ = [
+    "SharedError",
+    "all_finite",
+    "highest",
+    "hold_group",
+    "joined",
+    "lost_contact",
+    "main_first",
+    "mean_over_processes",
+    "on_all",
+    "on_main",
+]
+
 T = TypeVar("T")
 _SAYS_ALL = (UserError, CheckpointError, OSError)  # errors that need no traceback beside them
-
-_held: list[object] = []  # until this process ends
 
 
 class SharedError(UserError):
@@ -72,37 +84,14 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return first if is_main else then
 
 
-def joined(accelerator: Accelerator, items: list[T]) -> list[T]:
-    """Return the items of all processes, in the order of their ranks."""
-    return gather_object(items) if accelerator.num_processes > 1 else items
-
-
 def mean_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
     """Return the mean of a tensor over all processes."""
     return accelerator.reduce(values, "mean") if accelerator.num_processes > 1 else values
 
 
-def highest(accelerator: Accelerator, number: int) -> int:
-    """Return the highest of a whole number on all processes."""
-    if accelerator.num_processes == 1:
-        return number
-    mine = torch.tensor([number], dtype=torch.int32, device=accelerator.device)
-    return int(accelerator.gather(mine).max())
-
-
-def all_finite(accelerator: Accelerator, value: Tensor) -> bool:
-    """Tell whether a scalar is finite on every process."""
-    return not highest(accelerator, not torch.isfinite(value.detach()))
-
-
-def hold_group(accelerator: Accelerator) -> None:
-    """Keep the group of processes for as long as this one lives, so that DDP is not its last owner.
-
-    DDP would let go of it with Python's lock in hand, while a thread of the group that is not yet
-    done with its last exchange waits for that lock: neither goes on (pytorch/pytorch#56297).
-    """
-    if accelerator.num_processes > 1:
-        _held.append(torch.distributed.group.WORLD)
+def all_finite(accelerator: Accelerator, values: Tensor) -> bool:
+    """Tell whether all values are finite on every process; waits for the device once."""
+    return not highest(accelerator, not torch.isfinite(values.detach()).all())
 
 
 def lost_contact(error: RuntimeError) -> bool:
