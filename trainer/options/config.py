@@ -142,8 +142,12 @@ class TrainConfig:
         "learning rate follows whichever of this and --max-steps comes first",
         above=0,
     )
-    batch_size: int = _step(
-        4, "crops per process at a time", at_least=1, also=("train_batch_size",)
+    batch_size: int | Literal["auto"] = _step(
+        4,
+        "crops per process at a time; auto takes the most that fit into the device's free memory, "
+        "and config.toml holds the number",
+        at_least=1,
+        also=("train_batch_size",),
     )
     gradient_accumulation_steps: int = _step(
         1, "batches per optimizer step", at_least=1, also=("grad_accum", "accumulation")

@@ -11,10 +11,12 @@ from torch import Tensor
 from trainer.errors import UserError, sentence
 from trainer.training.host_group import highest, hold_group, joined
 from trainer.training.interrupts import Interrupted
+from trainer.training.out_of_memory import UNCOUNTED, is_out_of_memory, release
 from vae_core.checkpoint import CheckpointError
 
 __all__ = [
     "SharedError",
+    "SharedOutOfMemory",
     "all_finite",
     "highest",
     "hold_group",
@@ -32,6 +34,10 @@ _SAYS_ALL = (UserError, CheckpointError, OSError)  # errors that need no traceba
 
 class SharedError(UserError):
     """An error that all processes raise at the same place, so that they can still save."""
+
+
+class SharedOutOfMemory(SharedError):
+    """Memory ran out on this process, and all raise at the same place."""
 
 
 def on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
@@ -57,6 +63,9 @@ def _raise_together(accelerator: Accelerator, failure: Exception | None) -> NoRe
     told = joined(accelerator, [_as_told(accelerator.process_index, failure)])
     if isinstance(failure, _SAYS_ALL):
         raise SharedError(sentence(failure)) from failure
+    if failure and is_out_of_memory(failure):
+        release(failure)
+        raise SharedOutOfMemory(UNCOUNTED) from None
     raise failure or next(filter(None, told))
 
 
@@ -66,6 +75,8 @@ def _as_told(rank: int, failure: Exception | None) -> Exception | None:
         return failure
     if isinstance(failure, _SAYS_ALL):
         return SharedError(f"process {rank} stopped the run: {sentence(failure)}")
+    if is_out_of_memory(failure):
+        return SharedError(f"process {rank} stopped the run: its device is out of memory")
     return UserError(f"process {rank} stopped the run: {type(failure).__name__}: {failure}")
 
 

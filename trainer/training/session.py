@@ -10,13 +10,14 @@ from trainer.options.config import TrainConfig, recipe
 from trainer.options.toml_file import to_toml
 from trainer.photos.photo_set import write_skipped
 from trainer.training import saving
-from trainer.training.distributed import SharedError, on_main
+from trainer.training.distributed import SharedError, SharedOutOfMemory, on_main
 from trainer.training.dryrun import Plan, check_disk, dry_run, start_text
 from trainer.training.finish import finish
 from trainer.training.interrupts import Interrupted, Interrupts
 from trainer.training.judging import judge, judge_base
 from trainer.training.loop import train
 from trainer.training.meter import Meter
+from trainer.training.out_of_memory import is_out_of_memory, less_memory, release
 from trainer.training.run import Run, make_run
 from trainer.training.run_folder import RunFolder
 from trainer.training.setup import (
@@ -71,9 +72,12 @@ def _carry_out(run: Run) -> None:
     except Interrupted:
         meter.say(how_to_go_on(run))
         raise
-    except (OSError, UserError) as error:
-        _rescue(run, error)
-        raise
+    except (OSError, UserError, RuntimeError, MemoryError) as error:
+        failure = _in_words(run, error)
+        if failure is None:
+            raise
+        _rescue(run, failure)
+        raise failure from None
     finally:
         meter.close()
 
@@ -102,6 +106,17 @@ def _measure_beginning(run: Run, meter: Meter) -> None:
     if run.state.step and due and run.state.evaluated_step != run.state.step:
         judge(run, meter)
         run.interrupts.leave(run.accelerator)
+
+
+def _in_words(run: Run, error: Exception) -> OSError | UserError | None:
+    """Return what to tell of an error; None of one that is a mistake of the program."""
+    if isinstance(error, SharedOutOfMemory) or is_out_of_memory(error):
+        release(error)
+        kind = SharedError if isinstance(error, SharedError) else UserError
+        device, world = run.accelerator.device, run.accelerator.num_processes
+        architecture = run.base.architecture
+        return kind(less_memory(run.config, architecture, run.perceptual, world, device))
+    return error if isinstance(error, OSError | UserError) else None
 
 
 def _rescue(run: Run, error: OSError | UserError) -> None:
