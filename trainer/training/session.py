@@ -1,6 +1,7 @@
 """One run from beginning to end: prepare, train, measure, export, report."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from trainer.options.config import TrainConfig, recipe
 from trainer.options.toml_file import to_toml
 from trainer.photos.photo_set import write_skipped
 from trainer.training import saving
+from trainer.training.batch_size import AUTO, Choice, choose_batch_size, settle_batch_size
 from trainer.training.distributed import SharedError, SharedOutOfMemory, on_main
 from trainer.training.dryrun import Plan, check_disk, dry_run, start_text
 from trainer.training.finish import finish
@@ -27,6 +29,7 @@ from trainer.training.setup import (
     open_perceptual,
     start_trackers,
 )
+from trainer.training.start_text import check_crops
 from trainer.versions import versions
 from vae_core.files import write_text
 
@@ -55,9 +58,23 @@ def _prepare(
     interrupts.leave(accelerator)
     perceptual = open_perceptual(config, accelerator, base)
     photos = open_all_photos(config, accelerator, interrupts)
-    plan = Plan(config, base, photos, perceptual, accelerator.num_processes)
+    plan = Plan(config, base, photos, perceptual, accelerator.num_processes, accelerator.device)
+    auto = config.batch_size == AUTO
+    if auto:
+        check_crops(config, base, perceptual)
+        plan = _with_batch(plan, choose_batch_size(plan, accelerator))
+    run = make_run(plan.config, accelerator, base, photos, perceptual, folder, interrupts)
+    if auto and not config.dry_run:
+        counted = Choice(plan.config.batch_size, plan.batch_found)
+        plan = _with_batch(plan, settle_batch_size(run, counted))
     on_main(accelerator, lambda: print(dry_run(plan) if config.dry_run else start_text(plan)))
-    return make_run(config, accelerator, base, photos, perceptual, folder, interrupts)
+    return run
+
+
+def _with_batch(plan: Plan, choice: Choice) -> Plan:
+    """Put a batch size that was found in the place of auto."""
+    config = replace(plan.config, batch_size=choice.batch_size)
+    return replace(plan, config=config, batch_found=choice.found)
 
 
 def _carry_out(run: Run) -> None:

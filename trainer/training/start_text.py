@@ -41,6 +41,7 @@ class Plan:
     perceptual: Perceptual | None
     world: int  # processes
     device: torch.device = field(default_factory=own_device)
+    batch_found: str = ""  # how --batch-size auto came to its number
 
 
 def start_text(plan: Plan) -> str:
@@ -57,6 +58,7 @@ def start_text(plan: Plan) -> str:
         ("photos", _photo_counts(photos)),
         ("skipped", _skipped(photos)),
         ("crops", _crops(config, plan.world)),
+        ("batch", plan.batch_found),
         ("loss", loss_in_words(config, base, perceptual)),
         ("run", _length(config)),
         ("optimizer", _optimizer(config)),
