@@ -180,6 +180,12 @@ class TrainConfig:
         "quarter slower",
         also=("gradient_checkpointing",),
     )
+    compile: bool = _step(
+        False,
+        "put the decoder through torch.compile for the training steps: needs a C++ compiler, on a "
+        "GPU Triton; the first step takes the compiling too",
+        also=("torch_compile", "use_compile"),
+    )
     seed: int = _step(0, "seed of order, crops, flips and samples", at_least=0, at_most=2**63 - 1)
 
     eval_resolution: int = _score(

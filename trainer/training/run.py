@@ -15,6 +15,7 @@ from trainer.options.config import TrainConfig
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import Skip
 from trainer.photos.streaming import PhotoStream
+from trainer.training.compiling import compile_decoder
 from trainer.training.ema import Ema
 from trainer.training.interrupts import Interrupts
 from trainer.training.losses import TrainStep
@@ -130,6 +131,8 @@ def make_run(
     choose_trained(vae, config)
     if config.activation_memory == "checkpoint":
         vae.enable_gradient_checkpointing()
+    if config.compile:
+        compile_decoder(vae, accelerator.device)
     module = TrainStep(
         vae,
         perceptual if config.lpips_weight else None,

@@ -158,6 +158,8 @@ def _precision(config: TrainConfig, device: torch.device) -> str:
     text = f"{PRECISION_NAMES[config.mixed_precision]} on {device.type}"
     if config.activation_memory == "checkpoint":
         text += ", activations computed twice"
+    if config.compile:
+        text += ", the decoder compiled"
     return text
 
 
