@@ -112,7 +112,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     take_steps(run)
     taken = resident.growth()
     memory = expected_memory(config, base.architecture, perceptual, device=accelerator.device)
-    parts = memory.lasting | memory.step
+    parts = memory.lasting | memory.step | {"besides": memory.besides}
     return {"expected": sum(parts.values()), "taken": taken, "parts": parts}
 
 

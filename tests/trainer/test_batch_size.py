@@ -33,7 +33,7 @@ def chosen(run: Path) -> int:
 
 def needed(train_config: dict, number: int, tiny_base: Path) -> int:
     config = TrainConfig(**train_config | {"batch_size": number})
-    return expected_memory(config, load_base(str(tiny_base)).architecture, None).total
+    return expected_memory(config, load_base(str(tiny_base)).architecture, None).foretold
 
 
 CONFIG = {"vae": "x", "data": "y", "output": "z", "resolution": 32, "eval_resolution": 32}

@@ -110,7 +110,7 @@ def _expected(plan: Plan, batch_size: int) -> int:
             f"Expected to count a step's memory for --batch-size auto, but on {plan.device.type} "
             f"that cannot be done ({type(error).__name__}): give --batch-size as a number."
         ) from error
-    return memory.total
+    return memory.foretold
 
 
 def _nothing_fits(plan: Plan, free: int) -> str:
