@@ -9,12 +9,11 @@ from pathlib import Path
 if not __package__:  # run as a file: import from the project's root, not from trainer/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-
 from trainer.errors import UserError, sentence
 from trainer.options.command_line import parse_command_line
 from trainer.training.distributed import lost_contact
 from trainer.training.interrupts import Interrupted, Interrupts
+from trainer.training.out_of_memory import UNCOUNTED, is_out_of_memory
 from trainer.training.session import run_session
 from vae_core.checkpoint import CheckpointError
 
@@ -35,20 +34,14 @@ def main(argv: list[str] | None = None) -> int:
         return 128 + stop.signal
     except (UserError, CheckpointError, OSError) as error:
         return _complain(error, FAILED)
-    except torch.OutOfMemoryError:
-        return _complain(UserError(OUT_OF_MEMORY), FAILED)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            return _complain(UserError(UNCOUNTED), FAILED)
         if not lost_contact(error):
             raise
         return _complain(UserError(LOST_CONTACT), FAILED)
     return 0
 
-
-OUT_OF_MEMORY = (
-    "the device is out of memory: lower --batch-size (and raise --gradient-accumulation-steps by "
-    "as much), add --activation-memory fused or checkpoint, or --mixed-precision bf16, or lower "
-    "--resolution"
-)
 
 LOST_CONTACT = (
     "another process of this run has ended, and what it said tells why; the last complete "

@@ -29,8 +29,8 @@ def toml(folder: Path, text: str | bytes) -> Path:
 @pytest.mark.parametrize(
     ("name", "wrong", "words"),
     [
-        ("batch_size", 0, "--batch-size to be a whole number, at least 1, but got 0"),
-        ("batch_size", True, "a whole number, at least 1, but got true"),
+        ("batch_size", 0, "--batch-size to be a whole number, at least 1, or auto, but got 0"),
+        ("batch_size", True, "a whole number, at least 1, or auto, but got true"),
         ("batch_size", 4.0, "but got 4.0"),
         ("resolution", 100, "a multiple of 8, but got 100"),
         ("learning_rate", float("nan"), "--learning-rate to be a number, above 0, but got nan"),
@@ -135,6 +135,13 @@ def test_toml_is_ordinary_toml_with_versions_beside() -> None:
     assert table.pop("versions") == {"torch": "2.13.0+cpu"}
     assert set(options()) - set(table) == {"config", "resume", "dry_run"}
     assert table["lora_alpha"] == "none" and table["max_train_minutes"] == "none"
+
+
+def test_a_batch_size_is_a_number_or_auto(tmp_path):
+    assert make(batch_size="auto").batch_size == "auto"
+    assert from_toml(toml(tmp_path, 'batch_size = "auto"')) == {"batch_size": "auto"}
+    with pytest.raises(UserError, match="or auto, but got 'automatic'"):
+        make(batch_size="automatic")
 
 
 @pytest.mark.parametrize("key", ["batch_size", "batch-size"])

@@ -3,8 +3,11 @@
 import errno
 import json
 import os
+import re
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.trainer.runs import options
 from trainer.training import session
 from trainer.training.checkpoints import all_checkpoints, fault
 from trainer.training.losses import TrainStep
@@ -165,8 +169,34 @@ def test_a_clock_set_by_a_day_changes_nothing(
 
 def test_running_out_of_memory_names_the_ways_out(train, at_forward, tmp_path, capsys):
     def exhausted(n, step, terms):
-        raise torch.OutOfMemoryError("none left")
+        if n == FIRST:
+            raise torch.OutOfMemoryError("none left")
 
     at_forward(exhausted)
-    assert train(tmp_path / "run") == 1
-    assert "lower --batch-size" in capsys.readouterr().err
+    assert train(tmp_path / "run", "--activation-memory", "eager") == 1
+    err = capsys.readouterr().err
+    assert "out of memory, as the run expects" in err and "stopped at step 2, saved" in err
+    for flag in ("--activation-memory fused: ", "--mixed-precision bf16: "):
+        assert re.search(flag + r"[\d.]+ MiB", err), flag
+    assert re.search("--batch-size 1 --gradient-accumulation-steps 2: [0-9.]+ MiB", err)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits Linux's address space")
+def test_a_real_lack_of_memory_saves_and_names_the_ways_out(tiny_base, photo_folder, tmp_path):
+    flags = ("--resolution", 64, "--checkpoint-every", 0)
+    command = options(tiny_base, photo_folder, tmp_path / "run", "--batch-size", 64, *flags)
+    script = Path(__file__).with_name("short_of_memory.py")
+    done = subprocess.run(
+        [sys.executable, script, *command],
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "16384", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "finetune_decoder: the device is out of memory, as the run expects" in done.stderr
+    assert "--batch-size 32 --gradient-accumulation-steps 2: " in done.stderr
+    assert "stopped at step 2, saved; go on by" in done.stderr
+    assert saved_steps(tmp_path / "run") == ["step_000002"]
+    state = json.loads((tmp_path / "run/checkpoints/step_000002/state.json").read_text())["run"]
+    assert state["position"] == 128  # the step that broke off is taken anew

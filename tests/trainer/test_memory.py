@@ -18,6 +18,7 @@ from trainer.training.losses import TrainStep
 from trainer.training.memory import Memory, expected_memory, optimizer_bytes, planned_model
 from trainer.training.run import choose_trained
 from trainer.vae.autoencoder import Posterior
+from trainer.vae.fused import keep_activations
 
 SD = {
     "_class_name": "AutoencoderKL",
@@ -42,7 +43,8 @@ MIB = 2**20
 
 def make(**values) -> TrainConfig:
     basics = {"vae": "x", "data": "y", "output": "z", "batch_size": 2, "resolution": 32}
-    return TrainConfig(**(basics | {"lpips_weight": 0.0, "eval_resolution": 8} | values))
+    basics |= {"lpips_weight": 0.0, "eval_resolution": 8, "activation_memory": "eager"}
+    return TrainConfig(**(basics | values))
 
 
 @cache
@@ -54,8 +56,7 @@ def count(world: int = 1, **changes) -> Memory:
 def real_step(vae: nn.Module, config: TrainConfig, perceptual=None) -> Callable[[], torch.Tensor]:
     """The step as a run takes it, on real tensors; with a place for gradients."""
     choose_trained(vae.train(), config)
-    if config.activation_memory == "checkpoint":
-        vae.enable_gradient_checkpointing()
+    keep_activations(vae, config.activation_memory)
     for weight in vae.parameters():
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
     step = TrainStep(
@@ -84,6 +85,8 @@ def real_step(vae: nn.Module, config: TrainConfig, perceptual=None) -> Callable[
         {},
         {"trainable": "all"},
         {"activation_memory": "checkpoint"},
+        {"activation_memory": "fused"},
+        {"activation_memory": "fused", "lora_rank": 2},
         {"lora_rank": 2},
         {"lpips_weight": 0.1},
         {"cache_latents": "there"},
@@ -169,7 +172,12 @@ def test_sd_matches_the_known_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [("activation_memory", "checkpoint"), ("mixed_precision", "bf16")]
+    "change",
+    [
+        ("activation_memory", "fused"),
+        ("activation_memory", "checkpoint"),
+        ("mixed_precision", "bf16"),
+    ],
 )
 def test_what_saves_memory_saves_memory(change: tuple[str, str]) -> None:
     assert sum(count(**dict([change])).step.values()) < 0.8 * sum(count().step.values())

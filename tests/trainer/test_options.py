@@ -163,7 +163,10 @@ def test_each_preset_begins_with_its_command(preset: str) -> None:
         ("--no-flp", "did you mean --no-flip?"),
         ("photos", "'photos' came without one before it"),
         ("--batch-size", "Expected one value after --batch-size"),
-        ("--batch-size four", "--batch-size to be a whole number, at least 1, but got 'four'"),
+        (
+            "--batch-size four",
+            "a whole number, at least 1, or auto, but got 'four'",
+        ),
         ("--batch-size 4.5", "but got '4.5'"),
         ("--learning-rate -1", "above 0, but got -1.0"),
         ("--learning-rate nan", "but got nan"),
@@ -191,7 +194,7 @@ def test_help_shows_every_flag_and_its_default(capsys: pytest.CaptureFixture) ->
     text = " ".join(capsys.readouterr().out.split())
     for option in options().values():
         assert option.flag in text
-    assert "crops per process at a time (default: 4)" in text
+    assert "and config.toml holds the number (default: 4)" in text
     assert "(required)" in text
 
 

@@ -70,7 +70,7 @@ OF_RANK_1 = "process 1 stopped the run: "
 FAULTS = {  # what breaks: what each of the two processes says in the end, and the step saved
     "photos": ([OF_RANK_1 + "Expected the photos to stay", "Expected the photos to stay"], 3),
     "reader": ([OF_RANK_1 + "RuntimeError: a bug in the reader", "Traceback"], None),
-    "forward": ([OF_RANK_1 + "OutOfMemoryError: none left", "the device is out of memory"], None),
+    "forward": ([OF_RANK_1 + "its device is out of memory", "the device is out of memory"], 2),
     "backward": (["another process of this run has ended", "the device is out of memory"], None),
     "log": (["the log: Input/output error", "process 0 stopped the run: the log"], 3),
     "evaluation": ([OF_RANK_1 + "a file: Input/output error", "a file: Input/output error"], 6),

@@ -156,8 +156,12 @@ class TrainConfig:
         "learning rate follows whichever of this and --max-steps comes first",
         above=0,
     )
-    batch_size: int = _step(
-        4, "crops per process at a time", at_least=1, also=("train_batch_size",)
+    batch_size: int | Literal["auto"] = _step(
+        4,
+        "crops per process at a time; auto takes the most that fit into the device's free memory, "
+        "and config.toml holds the number",
+        at_least=1,
+        also=("train_batch_size",),
     )
     gradient_accumulation_steps: int = _step(
         1, "batches per optimizer step", at_least=1, also=("grad_accum", "accumulation")
@@ -184,12 +188,19 @@ class TrainConfig:
     mixed_precision: Literal["no", "fp16", "bf16"] = _step(
         "no", "precision of the computation; weights and averages stay in fp32"
     )
-    activation_memory: Literal["eager", "fused", "checkpoint"] = _step(
-        "eager",
-        "what is kept between forward and backward. fused makes norms and activations anew and "
-        "keeps a third to a fifth, at about the same speed; checkpoint computes whole blocks "
-        "twice and keeps a tenth, about a quarter slower",
+    activation_memory: Literal["eager", "fused", "checkpoint", "auto"] = _step(
+        "fused",
+        "what is kept between forward and backward. eager keeps all; fused makes norms and "
+        "activations anew and keeps a third to a fifth, at about the same speed; checkpoint "
+        "computes whole blocks twice and keeps a tenth, about a quarter slower; auto takes the "
+        "first of these that fits by count",
         also=("gradient_checkpointing",),
+    )
+    compile: bool = _step(
+        False,
+        "put the decoder through torch.compile for the training steps: needs a C++ compiler, on a "
+        "GPU Triton; the first step takes the compiling too",
+        also=("torch_compile", "use_compile"),
     )
     seed: int = _step(0, "seed of order, crops, flips and samples", at_least=0, at_most=2**63 - 1)
 

@@ -41,6 +41,7 @@ class Option(NamedTuple):
     also: tuple[str, ...]
     command_line_only: bool
     recipe: bool
+    word: str | None  # that may stand in a number's place
 
     @property
     def flag(self) -> str:
@@ -53,7 +54,8 @@ class Option(NamedTuple):
         if self.choices:
             return "one of " + ", ".join(self.choices)
         limits = [LIMIT_NAMES[key].format(number) for key, number in self.limits.items()]
-        return ", ".join([KIND_NAMES[self.kind], *limits])
+        words = ", ".join([KIND_NAMES[self.kind], *limits])
+        return f"{words}, or {self.word}" if self.word else words
 
 
 def option(
@@ -92,7 +94,7 @@ def options_of(config_class: type) -> dict[str, Option]:
 
 
 def _option_of(field: dataclasses.Field, hint: Any) -> Option:
-    kind, optional, choices = _read_hint(hint)
+    kind, optional, choices, word = _read_hint(hint)
     required = field.default is dataclasses.MISSING
     return Option(
         name=field.name,
@@ -101,18 +103,19 @@ def _option_of(field: dataclasses.Field, hint: Any) -> Option:
         choices=choices,
         default=None if required else field.default,
         required=required,
+        word=word,
         **field.metadata,
     )
 
 
-def _read_hint(hint: Any) -> tuple[type, bool, tuple[str, ...]]:
-    """Split an annotation into type, whether None is allowed, and choices."""
-    optional = get_origin(hint) in (Union, types.UnionType)
-    if optional:
-        hint = next(part for part in get_args(hint) if part is not type(None))
-    if get_origin(hint) is Literal:
-        return str, optional, get_args(hint)
-    return hint, optional, ()
+def _read_hint(hint: Any) -> tuple[type, bool, tuple[str, ...], str | None]:
+    """Split an annotation into type, whether None is allowed, choices, and the word beside it."""
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    kind, *others = (part for part in parts if part is not type(None))
+    optional = type(None) in parts
+    if get_origin(kind) is Literal:
+        return str, optional, get_args(kind), None
+    return kind, optional, (), get_args(others[0])[0] if others else None
 
 
 # Values
@@ -126,6 +129,8 @@ def check_value(option: Option, value: object, where: str | None = None) -> Any:
     """
     if value is None and option.optional:
         return None
+    if option.word and value == option.word:
+        return value
     if option.kind is float and type(value) is int:
         value = _to_float(value)
     if type(value) is not option.kind or not _fits(option, value):

@@ -5,21 +5,39 @@ from typing import NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from trainer.errors import UserError, sentence
+from trainer.training.host_group import highest, hold_group, joined
 from trainer.training.interrupts import Interrupted
+from trainer.training.out_of_memory import UNCOUNTED, is_out_of_memory, release
 from vae_core.checkpoint import CheckpointError
+
+__all__ = [
+    "SharedError",
+    "SharedOutOfMemory",
+    "all_finite",
+    "highest",
+    "hold_group",
+    "joined",
+    "lost_contact",
+    "main_first",
+    "mean_over_processes",
+    "on_all",
+    "on_main",
+]
 
 T = TypeVar("T")
 _SAYS_ALL = (UserError, CheckpointError, OSError)  # errors that need no traceback beside them
 
-_held: list[object] = []  # until this process ends
-
 
 class SharedError(UserError):
     """An error that all processes raise at the same place, so that they can still save."""
+
+
+class SharedOutOfMemory(SharedError):
+    """Memory ran out on this process, and all raise at the same place."""
 
 
 def on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
@@ -45,6 +63,9 @@ def _raise_together(accelerator: Accelerator, failure: Exception | None) -> NoRe
     told = joined(accelerator, [_as_told(accelerator.process_index, failure)])
     if isinstance(failure, _SAYS_ALL):
         raise SharedError(sentence(failure)) from failure
+    if failure and is_out_of_memory(failure):
+        release(failure)
+        raise SharedOutOfMemory(UNCOUNTED) from None
     raise failure or next(filter(None, told))
 
 
@@ -54,6 +75,8 @@ def _as_told(rank: int, failure: Exception | None) -> Exception | None:
         return failure
     if isinstance(failure, _SAYS_ALL):
         return SharedError(f"process {rank} stopped the run: {sentence(failure)}")
+    if is_out_of_memory(failure):
+        return SharedError(f"process {rank} stopped the run: its device is out of memory")
     return UserError(f"process {rank} stopped the run: {type(failure).__name__}: {failure}")
 
 
@@ -72,37 +95,14 @@ def main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return first if is_main else then
 
 
-def joined(accelerator: Accelerator, items: list[T]) -> list[T]:
-    """Return the items of all processes, in the order of their ranks."""
-    return gather_object(items) if accelerator.num_processes > 1 else items
-
-
 def mean_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
     """Return the mean of a tensor over all processes."""
     return accelerator.reduce(values, "mean") if accelerator.num_processes > 1 else values
 
 
-def highest(accelerator: Accelerator, number: int) -> int:
-    """Return the highest of a whole number on all processes."""
-    if accelerator.num_processes == 1:
-        return number
-    mine = torch.tensor([number], dtype=torch.int32, device=accelerator.device)
-    return int(accelerator.gather(mine).max())
-
-
-def all_finite(accelerator: Accelerator, value: Tensor) -> bool:
-    """Tell whether a scalar is finite on every process."""
-    return not highest(accelerator, not torch.isfinite(value.detach()))
-
-
-def hold_group(accelerator: Accelerator) -> None:
-    """Keep the group of processes for as long as this one lives, so that DDP is not its last owner.
-
-    DDP would let go of it with Python's lock in hand, while a thread of the group that is not yet
-    done with its last exchange waits for that lock: neither goes on (pytorch/pytorch#56297).
-    """
-    if accelerator.num_processes > 1:
-        _held.append(torch.distributed.group.WORLD)
+def all_finite(accelerator: Accelerator, values: Tensor) -> bool:
+    """Tell whether all values are finite on every process; waits for the device once."""
+    return not highest(accelerator, not torch.isfinite(values.detach()).all())
 
 
 def lost_contact(error: RuntimeError) -> bool:

@@ -48,11 +48,13 @@ def _memory(plan: Plan) -> str:
 
 
 def _memory_lines(memory: Memory, device: torch.device) -> Iterator[str]:
-    total = size(memory.total)
+    total = size(memory.foretold)
     yield f"about {total} expected on {device.type}, besides what Python and drivers take"
     yield _parts("lasting", memory.lasting)
     yield _parts("in a step", memory.step)
     yield _parts("in evaluation instead", memory.evaluation)
+    if memory.besides:
+        yield f"libraries and blocks that the allocator keeps: {size(memory.besides)}"
 
 
 def _parts(when: str, parts: dict[str, int]) -> str:

@@ -5,8 +5,9 @@ import signal
 import sys
 from types import FrameType
 
-import torch
 from accelerate import Accelerator
+
+from trainer.training.host_group import highest
 
 # Set by `accelerate launch` and by torchrun for the processes that they start.
 _LAUNCHER_MARKS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
@@ -57,10 +58,10 @@ class Interrupts:
     def agreed(self, accelerator: Accelerator) -> bool:
         """Tell whether any process should stop: to be called by all of them at the same place."""
         self.requested()
-        if accelerator.num_processes > 1:
-            number = torch.tensor(self.signal, device=accelerator.device)
-            self.signal = int(accelerator.gather(number.reshape(1)).max())
-        return self.signal != 0
+        agreed = highest(accelerator, self.signal)
+        if agreed:  # else a signal that came while they spoke is kept, for the next time
+            self.signal = agreed
+        return agreed != 0
 
     def leave(self, accelerator: Accelerator) -> None:
         """Raise `Interrupted` on all processes if any should stop; for all, at the same place."""

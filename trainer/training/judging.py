@@ -1,10 +1,11 @@
 """Measuring a run: the averaged weights against the base, on the same photos."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -21,8 +22,9 @@ Scores = dict[str, list[PhotoScore]]  # by set: val, general
 
 @contextmanager
 def averaged(run: Run) -> Iterator[nn.Module]:
-    """Lend the whole model with its averaged weights, in evaluation mode, on the run's device."""
-    with run.ema.applied(run.trained()), run.whole() as vae:
+    """Lend the whole model, averaged, for evaluation: on the device, and not compiled per photo."""
+    eager = torch.compiler.set_stance("force_eager") if run.config.compile else nullcontext()
+    with run.ema.applied(run.trained()), run.whole() as vae, eager:
         vae.eval().to(run.accelerator.device)  # of the encoder alone, if it was not there
         try:
             yield vae

@@ -38,7 +38,7 @@ def train(run: Run, meter: Meter) -> None:
         rate = learning_rate(run.config, run.state.step, run.state.elapsed)
         set_learning_rate(run.optimizer, rate)
         with batches.step():
-            terms = _step(run, batches)
+            terms = take_step(run, batches)
         clock.read()
         in_a_row = 0 if terms else in_a_row + 1
         if terms:
@@ -89,28 +89,26 @@ def _batches(run: Run) -> Iterator[Batch]:
     )
 
 
-def _step(run: Run, batches: Iterator[Batch]) -> Terms | None:
+def take_step(run: Run, batches: Iterator[Batch]) -> Terms | None:
     """Compute and apply one optimizer step; None if the loss or its gradient was not finite."""
     parts = run.config.gradient_accumulation_steps
     taken = on_all(run.accelerator, lambda: [next(batches) for _ in range(parts)])
-    run.state.position += run.global_batch()
     _note_skipped_photos(run, taken)
     terms = _backward(run, taken)
-    if terms is None or not _apply(run):
-        run.optimizer.zero_grad()
-        return None
-    return terms
+    applied = _apply(run, terms["loss"])
+    run.optimizer.zero_grad()
+    # only now, so that a step which an error broke off is taken anew on the same samples
+    run.state.position += run.global_batch()
+    return terms if applied else None
 
 
-def _backward(run: Run, batches: list[Batch]) -> Terms | None:
+def _backward(run: Run, batches: list[Batch]) -> Terms:
     """Add up the gradients of the mean loss over some batches; return the mean terms."""
     total: Terms = {}
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         with nullcontext() if last else run.accelerator.no_sync(run.step_module):
             terms = on_all(run.accelerator, partial(forward, run, batch))
-            if not all_finite(run.accelerator, terms["loss"]):
-                return None
             run.accelerator.backward(terms["loss"] / len(batches))
         for name, value in terms.items():
             total[name] = total.get(name, 0.0) + value.detach() / len(batches)
@@ -120,25 +118,42 @@ def _backward(run: Run, batches: list[Batch]) -> Terms | None:
 def forward(run: Run, batch: Batch) -> Terms:
     """Score one micro-batch, from pixels or from cached moments."""
     device = run.accelerator.device
-    pixels = from_bytes(batch.pixels.to(device, non_blocking=True))
-    noise = batch.noise.to(device, non_blocking=True)
+    pixels = from_bytes(on_device(batch.pixels, device))
+    noise = on_device(batch.noise, device)
     if batch.mean is None:
         return run.step_module(pixels, noise)
-    mean = batch.mean.to(device, non_blocking=True)
-    logvar = None if batch.logvar is None else batch.logvar.to(device, non_blocking=True)
-    return run.step_module(pixels, noise, Posterior(mean, logvar))
+    logvar = None if batch.logvar is None else on_device(batch.logvar, device)
+    return run.step_module(pixels, noise, Posterior(on_device(batch.mean, device), logvar))
 
 
-def _apply(run: Run) -> bool:
-    """Clip and step; False if the gradient was not finite (the scaler sees to fp16 by itself)."""
-    limit = run.config.max_grad_norm or math.inf
-    norm = run.accelerator.clip_grad_norm_(list(run.trained().values()), limit)
-    if run.accelerator.scaler is None and not torch.isfinite(norm):
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device; to a GPU from pinned memory, as a copy from elsewhere waits for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _apply(run: Run, loss: Tensor) -> bool:
+    """Clip and step; False, with the weights as they were, if loss or gradient was not finite.
+
+    The one place in a step where this process waits for its device, and only with all of the
+    backward pass queued: what it reads tells of every batch of the step and of the gradient.
+    """
+    scaler = run.accelerator.scaler
+    # the scaler sees to the gradient by itself, and unscales it once per step that it is asked for
+    norm = loss if scaler else _clip(run)
+    if not all_finite(run.accelerator, torch.stack([loss, norm])):
         return False
+    if scaler:
+        _clip(run)
     run.optimizer.step()
-    stepped = not run.accelerator.optimizer_step_was_skipped
-    run.optimizer.zero_grad()
-    return stepped
+    return not run.accelerator.optimizer_step_was_skipped
+
+
+def _clip(run: Run) -> Tensor:
+    """Clip the gradient and return its norm as it was."""
+    limit = run.config.max_grad_norm or math.inf
+    return run.accelerator.clip_grad_norm_(list(run.trained().values()), limit)
 
 
 def _note_skipped_photos(run: Run, batches: list[Batch]) -> None:

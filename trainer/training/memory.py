@@ -2,8 +2,8 @@
 
 The step itself (encode, sample, decode, loss, backward) runs once on fake tensors, which have
 shapes and a device but no data, while each storage is followed from its birth to its end. So the
-count holds for any architecture, precision and loss. It leaves out what no tensor holds: the
-driver's context, the work space of convolution libraries, and fragmentation.
+count holds for any architecture, precision and loss. It leaves out what no tensor holds: a GPU's
+driver and work space. On the CPU that is added as measured (benchmarks/memory_forecast.py).
 https://docs.pytorch.org/docs/stable/user_guide/torch_compiler/torch.compiler_fake_tensor.html
 """
 
@@ -38,6 +38,10 @@ EIGHT_BIT_FROM = 4096  # elements; bitsandbytes keeps the state of smaller tenso
 EIGHT_BIT_BLOCK = 256  # elements that share one float32 scale in bitsandbytes' state
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 BASE = "base for comparison"
+# What comes on top on the CPU, measured on Linux: code and scratch of libraries, and blocks that
+# the C library keeps though they are free, more of them where activations come and go repeatedly.
+CPU_LIBRARIES = 200 * 2**20  # bytes
+CPU_RECOMPUTING = 0.75  # of a step's own bytes
 LONG_SIDE = 1.5  # of a photo that is measured, for a short side of 1
 
 
@@ -46,16 +50,22 @@ class Memory:
     """Bytes a process is expected to need on its device, by part.
 
     `lasting` stays for the whole run, `step` comes with each training step, and `evaluation`
-    comes instead of it while a photo of 3:2 is measured.
+    comes instead of it while a photo of 3:2 is measured. `besides` is what no tensor holds.
     """
 
     lasting: dict[str, int]
     step: dict[str, int]
     evaluation: dict[str, int]
+    besides: int = 0
+
+    @property
+    def foretold(self) -> int:
+        """The most that the process is expected to grow by, in bytes."""
+        return self.total + self.besides
 
     @property
     def total(self) -> int:
-        """The most at any time, in bytes."""
+        """The most that its tensors take at any time, in bytes."""
         most = max(sum(self.step.values()), sum(self.evaluation.values()))
         return sum(self.lasting.values()) + most
 
@@ -82,7 +92,15 @@ def expected_memory(
     }
     if device.type == "cpu":  # elsewhere the base comes to the device for evaluation alone
         lasting[BASE] = evaluation.pop(BASE)
-    return Memory(_some(lasting), _some(step.parts()), _some(evaluation))
+    besides = _besides(config, sum(step.parts().values()), device)
+    return Memory(_some(lasting), _some(step.parts()), _some(evaluation), besides)
+
+
+def _besides(config: TrainConfig, step: int, device: torch.device) -> int:
+    if device.type != "cpu":
+        return 0
+    recomputing = config.activation_memory == "checkpoint"
+    return CPU_LIBRARIES + (int(CPU_RECOMPUTING * step) if recomputing else 0)
 
 
 def _some(parts: dict[str, int]) -> dict[str, int]:

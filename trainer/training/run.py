@@ -17,6 +17,7 @@ from trainer.photos.cached_batches import LatentCache
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import Skip
 from trainer.photos.streaming import PhotoStream
+from trainer.training.compiling import compile_decoder
 from trainer.training.ema import Ema
 from trainer.training.interrupts import Interrupts
 from trainer.training.losses import TrainStep
@@ -161,6 +162,8 @@ def make_run(
     keep_activations(vae, config.activation_memory)
     if config.cache_latents:
         _drop_encoder(vae)
+    if config.compile:
+        compile_decoder(vae, accelerator.device)
     module = TrainStep(
         vae,
         perceptual if config.lpips_weight else None,

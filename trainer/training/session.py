@@ -1,6 +1,7 @@
 """One run from beginning to end: prepare, train, measure, export, report."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,14 +11,17 @@ from trainer.options.config import TrainConfig, recipe
 from trainer.options.toml_file import to_toml
 from trainer.photos.photo_set import write_skipped
 from trainer.training import saving
+from trainer.training.activations import choose_activations
+from trainer.training.batch_size import AUTO, Choice, choose_batch_size, settle_batch_size
 from trainer.training.caching import fill_cache
-from trainer.training.distributed import SharedError, on_main
+from trainer.training.distributed import SharedError, SharedOutOfMemory, on_main
 from trainer.training.dryrun import Plan, check_disk, dry_run, start_text
 from trainer.training.finish import finish
 from trainer.training.interrupts import Interrupted, Interrupts
 from trainer.training.judging import judge, judge_base
 from trainer.training.loop import train
 from trainer.training.meter import Meter
+from trainer.training.out_of_memory import is_out_of_memory, less_memory, release
 from trainer.training.run import Run, make_run
 from trainer.training.run_folder import RunFolder
 from trainer.training.setup import (
@@ -27,6 +31,7 @@ from trainer.training.setup import (
     open_perceptual,
     start_trackers,
 )
+from trainer.training.start_text import check_crops
 from trainer.versions import versions
 from vae_core.files import write_text
 
@@ -55,9 +60,26 @@ def _prepare(
     interrupts.leave(accelerator)
     perceptual = open_perceptual(config, accelerator, base)
     photos = open_all_photos(config, accelerator, interrupts)
-    plan = Plan(config, base, photos, perceptual, accelerator.num_processes)
+    plan = Plan(config, base, photos, perceptual, accelerator.num_processes, accelerator.device)
+    if config.activation_memory == AUTO:
+        kept = choose_activations(plan, accelerator)
+        plan = replace(plan, config=replace(config, activation_memory=kept.way), kept=kept.found)
+    auto = config.batch_size == AUTO
+    if auto:
+        check_crops(config, base, perceptual)
+        plan = _with_batch(plan, choose_batch_size(plan, accelerator))
+    run = make_run(plan.config, accelerator, base, photos, perceptual, folder, interrupts)
+    if auto and not config.dry_run:
+        counted = Choice(plan.config.batch_size, plan.batch_found)
+        plan = _with_batch(plan, settle_batch_size(run, counted))
     on_main(accelerator, lambda: print(dry_run(plan) if config.dry_run else start_text(plan)))
-    return make_run(config, accelerator, base, photos, perceptual, folder, interrupts)
+    return run
+
+
+def _with_batch(plan: Plan, choice: Choice) -> Plan:
+    """Put a batch size that was found in the place of auto."""
+    config = replace(plan.config, batch_size=choice.batch_size)
+    return replace(plan, config=config, batch_found=choice.found)
 
 
 def _carry_out(run: Run) -> None:
@@ -74,9 +96,12 @@ def _carry_out(run: Run) -> None:
     except Interrupted:
         meter.say(how_to_go_on(run))
         raise
-    except (OSError, UserError) as error:
-        _rescue(run, error)
-        raise
+    except (OSError, UserError, RuntimeError, MemoryError) as error:
+        failure = _in_words(run, error)
+        if failure is None:
+            raise
+        _rescue(run, failure)
+        raise failure from None
     finally:
         meter.close()
 
@@ -106,6 +131,17 @@ def _measure_beginning(run: Run, meter: Meter) -> None:
     if run.state.step and due and run.state.evaluated_step != run.state.step:
         judge(run, meter)
         run.interrupts.leave(run.accelerator)
+
+
+def _in_words(run: Run, error: Exception) -> OSError | UserError | None:
+    """Return what to tell of an error; None of one that is a mistake of the program."""
+    if isinstance(error, SharedOutOfMemory) or is_out_of_memory(error):
+        release(error)
+        kind = SharedError if isinstance(error, SharedError) else UserError
+        device, world = run.accelerator.device, run.accelerator.num_processes
+        architecture = run.base.architecture
+        return kind(less_memory(run.config, architecture, run.perceptual, world, device))
+    return error if isinstance(error, OSError | UserError) else None
 
 
 def _rescue(run: Run, error: OSError | UserError) -> None:

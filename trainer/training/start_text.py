@@ -46,6 +46,8 @@ class Plan:
     perceptual: Perceptual | None
     world: int  # processes
     device: torch.device = field(default_factory=own_device)
+    batch_found: str = ""  # how --batch-size auto came to its number
+    kept: str = ""  # how --activation-memory auto chose
 
 
 def start_text(plan: Plan) -> str:
@@ -63,6 +65,8 @@ def start_text(plan: Plan) -> str:
         ("skipped", _skipped(photos)),
         ("crops", _crops(config, plan.world)),
         ("cache", _cache(plan)),
+        ("batch", plan.batch_found),
+        ("keeps", plan.kept),
         ("loss", loss_in_words(config, base, perceptual)),
         ("run", _length(config)),
         ("optimizer", _optimizer(config)),
@@ -166,7 +170,8 @@ def _optimizer(config: TrainConfig) -> str:
 
 def _precision(config: TrainConfig, device: torch.device) -> str:
     text = f"{PRECISION_NAMES[config.mixed_precision]} on {device.type}"
-    return text + ACTIVATIONS.get(config.activation_memory, "")
+    text += ACTIVATIONS.get(config.activation_memory, "")
+    return text + (", the decoder compiled" if config.compile else "")
 
 
 # What is not there
