@@ -18,6 +18,7 @@ def check_together(config: TrainConfig) -> None:
     _check_lora(config)
     _check_warmup(config)
     _check_loss(config)
+    _check_window(config)
     _check_cache(config)
 
 
@@ -55,6 +56,14 @@ def _check_loss(config: TrainConfig) -> None:
         raise UserError(
             "Expected a loss that trains something, but --rec-weight and --lpips-weight are both "
             "0: give one of them a weight above 0."
+        )
+
+
+def _check_window(config: TrainConfig) -> None:
+    if config.lpips_crop > config.resolution:
+        raise UserError(
+            f"Expected --lpips-crop to be at most --resolution, {config.resolution}, but got "
+            f"{config.lpips_crop}: lower it, or 0 for whole crops."
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.judge.perceptual import Perceptual
+from trainer.training.windows import corners, cut
 from trainer.vae.autoencoder import Posterior, decode, encode
 from vae_core.latents import kl_per_item, sample
 
@@ -72,8 +73,12 @@ class TrainStep(nn.Module):
         lpips_weight: float,
         kl_weight: float,
         train_encoder: bool,
+        lpips_crop: int = 0,
     ) -> None:
-        """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None."""
+        """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None.
+
+        `lpips_crop`: side of the random window that LPIPS sees of each crop; 0: all of it.
+        """
         super().__init__()
         if lpips_weight and perceptual is None:
             raise ValueError("Expected a perceptual distance for a weight above 0, got none.")
@@ -84,6 +89,7 @@ class TrainStep(nn.Module):
         self.lpips_weight = lpips_weight
         self.kl_weight = kl_weight
         self.train_encoder = train_encoder
+        self.lpips_crop = lpips_crop
 
     def forward(
         self, pixels: Tensor, noise: Tensor, posterior: Posterior | None = None
@@ -98,7 +104,8 @@ class TrainStep(nn.Module):
         and is left out of the loss.
         """
         posterior = self._encode(pixels) if posterior is None else _in_float32(posterior)
-        parts = self._reconstruction(decode(self.vae, _draw(posterior, noise)).float(), pixels)
+        output = decode(self.vae, _draw(posterior, noise)).float()
+        parts = self._reconstruction(output, pixels, noise)
         loss = sum(weight * part for weight, part in parts.values())
         scalars = {name: part for name, (_, part) in parts.items()}
         if posterior.logvar is not None:
@@ -112,15 +119,25 @@ class TrainStep(nn.Module):
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             return encode(self.vae, pixels)
 
-    def _reconstruction(self, output: Tensor, pixels: Tensor) -> dict[str, tuple[float, Tensor]]:
+    def _reconstruction(
+        self, output: Tensor, pixels: Tensor, noise: Tensor
+    ) -> dict[str, tuple[float, Tensor]]:
         """Score the decoder's output: name -> (weight, mean over the batch)."""
         rec = pixel_loss(self.rec_loss, output, pixels).mean()
         parts = {"rec": (self.rec_weight, rec)}
         if self.lpips_weight:
             name = "lpips" if self.perceptual.is_lpips else "distance"
-            distance = self.perceptual.distance(output, pixels).mean()
-            parts[name] = (self.lpips_weight, distance)
+            seen = self._windows(output, pixels, noise)
+            parts[name] = (self.lpips_weight, self.perceptual.distance(*seen).mean())
         return parts
+
+    def _windows(self, output: Tensor, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Give what LPIPS sees: all, or the same window of both."""
+        side = self.lpips_crop
+        if not 0 < side < min(pixels.shape[2:]):
+            return output, pixels
+        corner = corners(noise, min(pixels.shape[2:]) - side)
+        return cut(output, corner, side), cut(pixels, corner, side)
 
 
 def _in_float32(posterior: Posterior) -> Posterior:
@@ -142,13 +159,15 @@ def describe_reductions(
     train_encoder: bool,
     perceptual_name: str = "lpips",
     has_posterior: bool = True,
+    lpips_crop: int = 0,
 ) -> str:
     """Say in a line per term how the loss is reduced and weighted: for help, start and report."""
     over = "summed over C, H, W, in nats," if rec_loss == "bce" else "mean over C, H, W,"
     lines = [f"rec: {rec_loss}, {over} mean over the batch; weight {rec_weight:g}"]
     if lpips_weight:
+        space = f"a random window of {lpips_crop} pixels" if lpips_crop else "space"
         lines.append(
-            f"{perceptual_name}: mean over space, float32, mean over the batch; "
+            f"{perceptual_name}: mean over {space}, float32, mean over the batch; "
             f"weight {lpips_weight:g}"
         )
     else:

@@ -207,6 +207,7 @@ def _count_step(
         lpips_weight=config.lpips_weight,
         kl_weight=config.kl_weight,
         train_encoder=config.trains_encoder,
+        lpips_crop=config.lpips_crop,
     )
     inputs = _inputs(config, vae, device)
     hook = vae.decoder.register_forward_pre_hook(lambda *_: marks.update(encoder=live.now))

@@ -172,6 +172,7 @@ def make_run(
         lpips_weight=config.lpips_weight,
         kl_weight=config.kl_weight,
         train_encoder=config.trainable == "all",
+        lpips_crop=config.lpips_crop,
     )
     trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(config, trained.values())

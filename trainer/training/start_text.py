@@ -84,10 +84,12 @@ def check_crops(config: TrainConfig, base: Base, perceptual: Perceptual | None) 
             f"Expected --resolution to be a multiple of {cell}, the pixels per latent cell of this "
             f"base, but got {config.resolution}: take {config.resolution // cell * cell or cell}."
         )
-    if perceptual and config.lpips_weight and config.resolution < perceptual.smallest_side:
+    seen = config.lpips_crop or config.resolution
+    if perceptual and config.lpips_weight and seen < perceptual.smallest_side:
+        flag = "--lpips-crop" if config.lpips_crop else "--resolution"
         raise UserError(
-            f"Expected --resolution to be at least {perceptual.smallest_side}, the least that "
-            f"{perceptual.name} can see, but got {config.resolution}: raise it, take another "
+            f"Expected {flag} to be at least {perceptual.smallest_side}, the least that "
+            f"{perceptual.name} can see, but got {seen}: raise it, take another "
             "--lpips-net, or train with --lpips-weight 0."
         )
 
@@ -150,6 +152,7 @@ def loss_in_words(config: TrainConfig, base: Base, perceptual: Perceptual | None
         config.trains_encoder,
         perceptual_name=perceptual.name if perceptual else "lpips",
         has_posterior=not is_tiny(base.vae),
+        lpips_crop=config.lpips_crop,
     )
 
 
