@@ -9,7 +9,6 @@ The steps are a run's own, with its weights, averages, optimizer and LPIPS (rand
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ if not __package__:  # run as a file: import from the project's root, not from b
 
 import torch
 
+from benchmarks.results import print_table, write_json
+from benchmarks.steps import SD
 from trainer.judge.perceptual import load_perceptual
 from trainer.options.config import TrainConfig, resolve_vae
 from trainer.photos.batches import Batch
@@ -37,20 +38,12 @@ from vae_core.lpips_weights import weight_shapes
 
 STEPS = 3  # the first one puts up the optimizer's state
 MIB = 2**20
-SD = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-}
 SMALL, WHOLE = "bundled:kl-f8-small", "sd"
 CASES: dict[str, dict[str, Any]] = {
     "small, 256 px, batch 2, fp32": {"vae": SMALL, "batch_size": 2},
     "small, 256 px, batch 4, fp32": {"vae": SMALL, "batch_size": 4},
     "small, 256 px, batch 4, bf16": {"vae": SMALL, "batch_size": 4, "mixed_precision": "bf16"},
+    "small, 256 px, batch 4, eager": {"vae": SMALL, "activation_memory": "eager"},
     "small, 256 px, batch 4, checkpoint": {"vae": SMALL, "activation_memory": "checkpoint"},
     "small, 256 px, batch 2, no LPIPS": {"vae": SMALL, "batch_size": 2, "lpips_weight": 0.0},
     "SD, 128 px, batch 1, fp32": {"vae": WHOLE, "batch_size": 1, "resolution": 128},
@@ -66,27 +59,18 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         found = {name: run_case(name, folder) for name in CASES if options.only in name}
-    print_table(found)
+    print_table([row(name, case) for name, case in found.items()])
     if options.json:
-        content = {"machine": machine(), "cases": found}
-        Path(options.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, [{"case": name} | found[name] for name in found])
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose name has this text")
-    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def machine() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    threads = torch.get_num_threads()
-    return {"torch": torch.__version__, "machine": platform.machine(), "gpu": gpu} | {
-        "threads": threads
-    }
 
 
 def run_case(name: str, folder: str) -> dict[str, Any]:
@@ -130,8 +114,8 @@ def config_of(name: str, folder: Path) -> TrainConfig:
 def take_steps(run: Run) -> None:
     """Take the run's own steps on pixels that are drawn."""
     config, generator = run.config, torch.Generator().manual_seed(0)
-    shape = (config.batch_size, 3, config.resolution, config.resolution)
-    pixels = torch.rand(shape, generator=generator) * 2 - 1
+    shape = (config.batch_size, config.resolution, config.resolution, 3)
+    pixels = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     noise = torch.randn((config.batch_size, *run.latent_shape()), generator=generator)
     for _ in range(STEPS):
         take_step(run, repeat(Batch(pixels, noise, [], [])))
@@ -161,12 +145,10 @@ def status(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def print_table(found: dict[str, dict[str, Any]]) -> None:
-    print(f"{'case':36} {'expected':>10} {'taken':>10} {'ratio':>6}")
-    for name, case in found.items():
-        expected, taken = case["expected"], case["taken"]
-        sizes = f"{expected / MIB:6.0f} MiB {taken / MIB:6.0f} MiB"
-        print(f"{name:36} {sizes} {expected / taken:6.2f}")
+def row(name: str, case: dict[str, Any]) -> dict[str, Any]:
+    expected, taken = case["expected"] / MIB, case["taken"] / MIB
+    shown = {"expected, MiB": round(expected), "taken, MiB": round(taken)}
+    return {"case": name} | shown | {"ratio": expected / taken}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ BASE = "base for comparison"
 # What comes on top on the CPU, measured on Linux: code and scratch of libraries, and blocks that
 # the C library keeps though they are free, more of them where activations come and go repeatedly.
 CPU_LIBRARIES = 200 * 2**20  # bytes
-CPU_RECOMPUTING = 0.75  # of a step's own bytes
+CPU_RECOMPUTING = {"fused": 0.2, "checkpoint": 0.5}  # of a step's own bytes
 LONG_SIDE = 1.5  # of a photo that is measured, for a short side of 1
 
 
@@ -99,8 +99,7 @@ def expected_memory(
 def _besides(config: TrainConfig, step: int, device: torch.device) -> int:
     if device.type != "cpu":
         return 0
-    recomputing = config.activation_memory == "checkpoint"
-    return CPU_LIBRARIES + (int(CPU_RECOMPUTING * step) if recomputing else 0)
+    return CPU_LIBRARIES + int(CPU_RECOMPUTING.get(config.activation_memory, 0) * step)
 
 
 def _some(parts: dict[str, int]) -> dict[str, int]:
