@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from trainer.vae import recompute
 
@@ -36,22 +35,13 @@ def saved_bytes(forward: Callable[[], Tensor], model: nn.Module) -> int:
 @contextmanager
 def gpu_rules() -> Iterator[None]:
     """In a `with` block, norms under autocast take float32 on the CPU too, plain and fused."""
-    kept = recompute.is_widened
-    recompute.is_widened = lambda x, compute: compute != torch.float32
+    plain, is_widened = F.group_norm, recompute.is_widened
+
+    def widened(x: Tensor, *rest: Any) -> Tensor:
+        return plain(x.float() if torch.is_autocast_enabled("cpu") else x, *rest)
+
+    F.group_norm, recompute.is_widened = widened, lambda x, compute: compute != torch.float32
     try:
-        with _WidenedNorms():
-            yield
+        yield
     finally:
-        recompute.is_widened = kept
-
-
-class _WidenedNorms(TorchFunctionMode):
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        if func is Tensor.backward:  # a mode is off within itself: blocks run again need it on
-            with self:
-                return torch.autograd.backward(args[0])
-        if func is F.group_norm and torch.is_autocast_enabled("cpu"):
-            args = tuple(a.float() if isinstance(a, Tensor) else a for a in args)
-        return func(*args, **(kwargs or {}))
+        F.group_norm, recompute.is_widened = plain, is_widened

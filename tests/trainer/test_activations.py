@@ -28,6 +28,7 @@ def needs(monkeypatch):
         ({"eager": 86, "fused": 85}, "fused"),
         ({"eager": 900, "fused": 200, "checkpoint": 50}, "checkpoint"),
         ({"eager": 900, "fused": 200, "checkpoint": 150}, "checkpoint"),
+        ({"eager": 900, "fused": 150, "checkpoint": 200}, "fused"),
     ],
 )
 def test_the_fastest_that_fits_is_taken_and_kept(train, needs, tmp_path, capsys, needed, chosen):

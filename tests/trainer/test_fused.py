@@ -1,6 +1,7 @@
 """Blocks that make their activations anew: the same numbers, a third of the memory."""
 
 import copy
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -11,6 +12,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from benchmarks.saved_bytes import gpu_rules, saved_bytes
+from benchmarks.step_memory import step_at
+from benchmarks.steps import random_perceptual
 from tests.conftest import TINY
 from trainer.vae import recompute
 from trainer.vae.autoencoder import decode, encode
@@ -246,3 +249,10 @@ def test_it_compiles_in_one_piece(lowered: bool) -> None:
     got = outcome(compiled, lambda: run(compiled))
     torch.testing.assert_close(got[0], expected[0])
     assert_same_gradients(got[1], expected[1], 1e-2 if lowered else 1e-6)
+
+
+def test_a_whole_step_of_four_pictures_at_512_stays_under_seven_gib() -> None:
+    """From cached latents, bf16, LPIPS-vgg, averaged weights: by count, norms as on a GPU."""
+    options = Namespace(batch_size=4, precision="bf16")
+    found = step_at(512, "fused", options, random_perceptual("vgg", "cpu"))
+    assert 4.0 < found["peak by count, GiB"] <= 7.0

@@ -199,8 +199,8 @@ class TrainConfig:
         "fused",
         "what is kept between forward and backward. eager keeps all; fused makes norms and "
         "activations anew and keeps a third to a fifth, at about the same speed; checkpoint "
-        "computes whole blocks twice and keeps a tenth, about a quarter slower; auto takes the "
-        "first of these that fits by count",
+        "computes whole blocks twice, about a quarter slower, and keeps a tenth, but needs a "
+        "whole block's at its peak; auto takes the first of these that fits by count",
         also=("gradient_checkpointing",),
     )
     compile: bool = _step(

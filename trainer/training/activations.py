@@ -11,7 +11,7 @@ from trainer.training.distributed import highest, on_all
 from trainer.training.memory import expected_memory
 from trainer.training.start_text import Plan
 
-WAYS = ("eager", "fused", "checkpoint")  # from the fastest to the one that keeps least
+WAYS = ("eager", "fused", "checkpoint")  # from the fastest on
 
 
 class Kept(NamedTuple):
@@ -22,7 +22,7 @@ class Kept(NamedTuple):
 
 
 def choose_activations(plan: Plan, accelerator: Accelerator) -> Kept:
-    """Pick the first of the ways that fits every process's device; the last where none does."""
+    """Pick the first of the ways that fits every process's device; the leanest where none does."""
     own = on_all(accelerator, lambda: _choose_own(plan))
     least = WAYS[int(highest(accelerator, WAYS.index(own.way)))]
     if least != own.way:
@@ -34,13 +34,15 @@ def _choose_own(plan: Plan) -> Kept:
     if plan.config.batch_size == AUTO:
         return Kept("fused", "fused, so that --batch-size auto finds room for more")
     free = free_memory(plan.device)
-    said = []
+    needed: dict[str, int] = {}
     for way in WAYS:
-        needed = _expected(plan, way)
-        said.append(f"{way} would take {size(needed)}")
-        if needed <= SHARE * free:
+        needed[way] = _expected(plan, way)
+        if needed[way] <= SHARE * free:
             break
-    return Kept(way, f"{way} by count: {', '.join(said)} of {size(free)} free")
+    else:
+        way = min(needed, key=needed.get)
+    said = ", ".join(f"{name} would take {size(count)}" for name, count in needed.items())
+    return Kept(way, f"{way} by count: {said} of {size(free)} free")
 
 
 def _expected(plan: Plan, way: str) -> int:
