@@ -8,7 +8,6 @@ LPIPS has random weights, which take as long.
 """
 
 import argparse
-import platform
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from benchmarks.step_cost import random_lpips
+from benchmarks.results import write_json
+from benchmarks.steps import random_weights
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.options.config import TrainConfig, resolve_vae
 from trainer.photos.batches import Batch
@@ -40,7 +40,6 @@ from trainer.training.run_folder import RunFolder
 from trainer.training.setup import make_accelerator
 from trainer.vae.base import load_base
 from vae_core.checkpoint import write_safetensors
-from vae_core.files import write_json
 from vae_core.lpips_weights import NETS
 
 
@@ -57,7 +56,7 @@ def main() -> None:
         result = measure(options, Path(folder))
     print_table(result)
     if options.json:
-        write_json(Path(options.json), result)
+        write_json(options.json, [result], **vars(options))
 
 
 def parse() -> argparse.Namespace:
@@ -72,7 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lpips-net", choices=NETS, default="squeeze")
     parser.add_argument("--workers", type=int, default=0, help="0: reading counts in full")
     parser.add_argument("--rounds", type=int, default=11, help="steps of each kind")
-    parser.add_argument("--json", help="file to write the figures to")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     return parser.parse_args()
 
 
@@ -111,7 +110,7 @@ def make_config(options: argparse.Namespace, folder: Path, cache: str | None) ->
 def random_perceptual(net: str, folder: Path, accelerator: Accelerator) -> Perceptual:
     file = folder / "lpips.safetensors"
     # heads are never negative in real ones, and a distance needs a root that is real
-    write_safetensors(file, {name: w.abs() for name, w in random_lpips(net).items()}, {})
+    write_safetensors(file, {name: w.abs() for name, w in random_weights(net).items()}, {})
     return load_perceptual(net, str(file), False, torch.nn.Identity(), accelerator.device)
 
 
@@ -171,10 +170,6 @@ def figures(
     medians = {name: statistics.median(some) for name, some in whole.items()}
     saved = (medians["encoding"] - medians["cached"]) / options.batch_size  # a crop
     return {
-        "machine": f"{run.accelerator.device.type}, {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "options": vars(options),
         "steps": {name: part_medians(some, options.batch_size) for name, some in took.items()},
         "ratio": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
         "photos": photos,

@@ -8,7 +8,6 @@ Break-even is the number of steps after which the seconds of compiling are won b
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ if not __package__:  # run as a file: import from the project's root, not from b
 import torch
 from torch import Tensor, nn
 
+from benchmarks.results import Row, print_table, write_json
 from trainer.options.config import resolve_vae
 from trainer.training.compiling import compile_decoder
 from trainer.vae.autoencoder import decode, latent_channels, ratio, trainable_names
@@ -28,19 +28,10 @@ from trainer.vae.base import load_base
 
 def main() -> None:
     options = parse()
-    found = {precision: compare(options, precision) for precision in options.precision}
-    print(
-        f"{'precision':10} {'compiling':>10} {'eager':>9} {'compiled':>9} {'ratio':>6} break-even"
-    )
-    for precision, row in found.items():
-        first, eager, compiled = row["compiling"], row["eager"], row["compiled"]
-        steps = f"{first / (eager - compiled):.0f} steps" if eager > compiled else "never"
-        ratio_of = row["compiled"] / row["eager"]
-        times = f"{first:8.1f} s {eager:7.2f} s {compiled:7.2f} s"
-        print(f"{precision:10} {times} {ratio_of:6.2f} {steps}")
+    rows = [compare(options, precision) for precision in options.precision]
+    print_table(rows)
     if options.json:
-        content = {"torch": torch.__version__, "threads": torch.get_num_threads(), "found": found}
-        Path(options.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, rows, **vars(options))
 
 
 def parse() -> argparse.Namespace:
@@ -51,11 +42,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
     return parser.parse_args()
 
 
-def compare(options: argparse.Namespace, precision: str) -> dict[str, float]:
+def compare(options: argparse.Namespace, precision: str) -> Row:
     device = torch.device(options.device)
     eager = load_base(resolve_vae(options.vae)).vae.to(device).train().requires_grad_(False)
     for name in trainable_names(eager, "decoder"):
@@ -72,7 +63,15 @@ def compare(options: argparse.Namespace, precision: str) -> dict[str, float]:
         for _ in range(options.rounds)
     ]
     slow, fast = (statistics.median(times) for times in zip(*rounds, strict=True))
-    return {"compiling": first[compiled] - fast, "eager": slow, "compiled": fast}
+    compiling = first[compiled] - fast
+    return {
+        "precision": precision,
+        "compiling, s": compiling,
+        "eager, s": slow,
+        "compiled, s": fast,
+        "ratio": fast / slow,
+        "break-even, steps": round(compiling / (slow - fast)) if slow > fast else None,
+    }
 
 
 def seconds(vae: nn.Module, latent: Tensor, precision: str) -> float:

@@ -9,9 +9,6 @@ cores away from the workers. `--megapixels` tiles the photos to that size, as ca
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -27,6 +24,7 @@ if not __package__:  # run as a file: import from the project's root, not from b
 import numpy as np
 from PIL import Image
 
+from benchmarks.results import write_json
 from trainer.photos.loader import Batch, training_batches
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
@@ -67,7 +65,7 @@ def main() -> None:
         rows = measure(photos, options)
     print_table(rows, options)
     if options.json:
-        write_json(rows, options, sides)
+        write_json(options.json, rows, short_side=sides, **vars(options))
 
 
 def parse() -> argparse.Namespace:
@@ -170,13 +168,6 @@ def print_table(rows: list[Row], options: argparse.Namespace) -> None:
             f"{one['workers']:7} {one['decoding']:>8} {one['photos_a_second']:9.1f} {spread:>15} "
             f"{one['photos_a_second'] / slowest:6.2f}  {one['wait']:.0%}"
         )
-
-
-def write_json(rows: list[Row], options: argparse.Namespace, short_side: float) -> None:
-    settings = {key: value for key, value in vars(options).items() if key not in ("json", "data")}
-    machine = {"cores": os.cpu_count(), "system": platform.platform(), "short_side": short_side}
-    text = json.dumps({"machine": machine, "settings": settings, "rows": rows}, indent=2)
-    options.json.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

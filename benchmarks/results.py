@@ -36,10 +36,11 @@ def write_json(path: Path, rows: Sequence[Row], **settings: Any) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Name the processor, the device and torch's version."""
+    """Name the processor, its cores and threads, the device and torch's version."""
     return {
         "processor": platform.machine(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
     }

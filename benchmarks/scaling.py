@@ -14,7 +14,6 @@ import argparse
 import copy
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from benchmarks.results import write_json
 from benchmarks.scaling_model import exchange_seconds, step_seconds
 from trainer.options.config import resolve_vae
 from trainer.training.losses import TrainStep
@@ -60,7 +60,7 @@ def main() -> None:
     rows = [row(int(count), found, options) for count in found["seconds"]]
     print_table(rows, found["gradient_bytes"], options)
     if options.json:
-        write_json(rows, found["gradient_bytes"], options)
+        write_json(options.json, rows, gradient_bytes=found["gradient_bytes"], **vars(options))
 
 
 def parse() -> argparse.Namespace:
@@ -206,18 +206,6 @@ def print_table(rows: list[Row], gradient_bytes: int, options: argparse.Namespac
         )
     if cores and rows[-1]["processes"] > cores:
         print(f"More processes than the {cores} cores share them; `of cores` counts that out.")
-
-
-def write_json(rows: list[Row], gradient_bytes: int, options: argparse.Namespace) -> None:
-    settings = {key: value for key, value in vars(options).items() if key != "json"}
-    machine = {"cores": os.cpu_count(), "system": platform.platform(), "torch": torch.__version__}
-    content = {
-        "machine": machine,
-        "settings": settings,
-        "gradient_bytes": gradient_bytes,
-        "rows": rows,
-    }
-    options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

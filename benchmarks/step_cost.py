@@ -20,11 +20,12 @@ if not __package__:  # run as a file: import from the project's root, not from b
 import torch
 from torch import Tensor, nn
 
+from benchmarks.steps import random_weights
 from trainer.options.config import resolve_vae
 from trainer.vae.autoencoder import decode, encode, trainable_names
 from trainer.vae.base import load_base
 from vae_core.lpips import lpips, prepare
-from vae_core.lpips_weights import NETS, weight_shapes
+from vae_core.lpips_weights import NETS
 
 Seconds = dict[str, float]
 
@@ -33,7 +34,7 @@ def main() -> None:
     options = parse()
     device = torch.device(options.device)
     vae = load_base(resolve_vae(options.vae)).vae.to(device)
-    state = prepare(random_lpips(options.lpips_net), device)
+    state = prepare(random_weights(options.lpips_net), device)
     step = make_step(vae, lambda x, y: lpips(state, options.lpips_net, x, y).mean())
     pixels = draw((options.batch_size, 3, options.resolution, options.resolution)).to(device)
     step(pixels)  # the first one allocates
@@ -53,10 +54,6 @@ def parse() -> argparse.Namespace:
 
 def draw(shape: tuple[int, ...]) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-def random_lpips(net: str) -> dict[str, Tensor]:
-    return {name: draw(shape) / 10 for name, shape in weight_shapes(net).items()}
 
 
 def make_step(
