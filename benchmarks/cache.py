@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,14 +27,12 @@ from benchmarks.results import write_json
 from benchmarks.steps import random_weights
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.options.config import TrainConfig, resolve_vae
-from trainer.photos.batches import Batch
-from trainer.photos.loader import training_batches
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
 from trainer.training.cache_plan import layout
 from trainer.training.caching import fill_cache
 from trainer.training.interrupts import Interrupts
-from trainer.training.loop import forward
+from trainer.training.loop import batches_of, forward
 from trainer.training.run import Photos, Run, make_run
 from trainer.training.run_folder import RunFolder
 from trainer.training.setup import make_accelerator
@@ -138,18 +136,6 @@ def stepper(run: Run) -> Callable[[], Took]:
         return Took(got - began, time.perf_counter() - got)
 
     return step
-
-
-def batches_of(run: Run) -> Iterator[Batch]:
-    return training_batches(
-        run.photos.train,
-        resolution=run.config.resolution,
-        batch_size=run.config.batch_size,
-        latent_shape=run.latent_shape(),
-        seed=run.config.seed,
-        workers=run.config.workers,
-        cache=run.cache,
-    )
 
 
 def take_turns(steps: dict[str, Callable[[], Took]], rounds: int) -> dict[str, list[Took]]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.results import paired, print_table, ratio, write_json
+from benchmarks.results import paired, print_table, ratio, step_parser, write_json
 from benchmarks.steps import cached_step, settings
 
 FORWARD = torch.ops.aten.convolution.default
@@ -35,7 +35,7 @@ def main() -> None:
     step = cached_step(settings(*shape), options.device)
     with FlopCounterMode(display=False) as counted:
         step()
-    alone = convolutions_of(step)
+    alone = convolutions_of(step, options.device)
     seconds = paired(options.rounds, {"step": step, "convolutions alone": alone})
     work = counted.get_total_flops() / 1e12
     rows = [
@@ -54,14 +54,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--resolution", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser = step_parser(__doc__)
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--activation-memory", default="fused")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
     return parser.parse_args()
 
 
@@ -88,9 +83,8 @@ def described(value: Any) -> Any:
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
 
-def convolutions_of(step: Callable[[], Any]) -> Callable[[], None]:
+def convolutions_of(step: Callable[[], Any], device: torch.device | str) -> Callable[[], None]:
     """Return a function that runs the convolutions of a step and nothing else."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with Noted() as noted:
         step()
     places = Places(device)
@@ -105,7 +99,7 @@ def convolutions_of(step: Callable[[], Any]) -> Callable[[], None]:
 class Places:
     """Random tensors of asked-for forms, one for each form and argument, made once."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         self._device = device
         self._made: dict[tuple, Tensor] = {}
 

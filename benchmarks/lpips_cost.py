@@ -18,7 +18,7 @@ if not __package__:  # run as a file: import from the project's root, not from b
 import torch
 from torch import Tensor
 
-from benchmarks.results import paired, print_table, ratio, write_json
+from benchmarks.results import paired, print_table, ratio, step_parser, write_json
 from benchmarks.steps import Step, draw, random_weights
 from trainer.judge.at_once import Distance, gradient_at_once
 from trainer.training.live_bytes import LiveBytes
@@ -52,13 +52,8 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = step_parser(__doc__, resolution=256, batch_size=4)
     parser.add_argument("--lpips-net", choices=NETS, default="vgg")
-    parser.add_argument("--resolution", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
     return parser.parse_args()
 
 

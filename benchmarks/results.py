@@ -5,6 +5,7 @@ import os
 import platform
 import statistics
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,17 @@ from typing import Any
 import torch
 
 Row = Mapping[str, Any]
+
+
+def step_parser(about: str, resolution: int = 128, batch_size: int = 1) -> ArgumentParser:
+    """Begin the options of a benchmark that times steps; `about` is its docstring."""
+    parser = ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--resolution", type=int, default=resolution)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    return parser
 
 
 def print_table(rows: Sequence[Row]) -> None:

@@ -19,7 +19,7 @@ if not __package__:  # run as a file: import from the project's root, not from b
 import torch
 from torch import nn
 
-from benchmarks.results import Seconds, paired, print_table, ratio, write_json
+from benchmarks.results import Seconds, paired, print_table, ratio, step_parser, write_json
 from benchmarks.steps import Step, posterior_of, settings, trained_decoder, whole_step
 from trainer.vae.fused import keep_activations, unfuse
 
@@ -37,13 +37,8 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--resolution", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser = step_parser(__doc__)
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
     return parser.parse_args()
 
 

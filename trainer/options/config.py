@@ -109,7 +109,7 @@ class TrainConfig:
     lpips_crop: int = _loss(
         0,
         "side in pixels of the random window that LPIPS sees of each crop in training; 0: all of "
-        "it. 256 of 512 takes three quarters off its time",
+        "it. 256 of 512 takes three quarters off its work",
         at_least=0,
         at_most=4096,
     )

@@ -31,7 +31,7 @@ Terms = dict[str, Tensor]
 
 def train(run: Run, meter: Meter) -> None:
     """Train until steps or minutes are spent; on a stop, save and raise `Interrupted`."""
-    batches = TimedBatches(_batches(run))
+    batches = TimedBatches(batches_of(run))
     clock = _Clock(run)
     in_a_row = 0
     while progress(run.config, run.state.step, run.state.elapsed) < 1.0:
@@ -71,7 +71,8 @@ class _Clock:
         self._run.state.elapsed = elapsed
 
 
-def _batches(run: Run) -> Iterator[Batch]:
+def batches_of(run: Run) -> Iterator[Batch]:
+    """Give the micro-batches of this process, from where the run stands, without end."""
     return iter(
         training_batches(
             run.photos.train,

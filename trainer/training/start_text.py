@@ -70,7 +70,7 @@ def start_text(plan: Plan) -> str:
         ("loss", loss_in_words(config, base, perceptual)),
         ("run", _length(config)),
         ("optimizer", _optimizer(config)),
-        ("precision", _precision(config, plan.device)),
+        ("precision", _precision(config, base, plan.device)),
         ("missing", "\n".join(_missing(config, photos, perceptual))),
     ]
     return "\n".join(line(subject, text) for subject, text in lines if text)
@@ -171,9 +171,10 @@ def _optimizer(config: TrainConfig) -> str:
     )
 
 
-def _precision(config: TrainConfig, device: torch.device) -> str:
+def _precision(config: TrainConfig, base: Base, device: torch.device) -> str:
     text = f"{PRECISION_NAMES[config.mixed_precision]} on {device.type}"
-    text += ACTIVATIONS.get(config.activation_memory, "")
+    if not (is_tiny(base.vae) and config.activation_memory == "fused"):  # it has no norms
+        text += ACTIVATIONS.get(config.activation_memory, "")
     return text + (", the decoder compiled" if config.compile else "")
 
 
