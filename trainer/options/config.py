@@ -113,6 +113,25 @@ class TrainConfig:
         at_least=0,
         at_most=4096,
     )
+    face_weight: float = _loss(
+        0.0,
+        "how much more a pixel of a face counts in the pixel loss than one beside it: 3 makes it "
+        "count four times. The weights of a crop have the mean 1, and fall off smoothly",
+        at_least=0,
+    )
+    face_lpips_weight: float = _loss(
+        0.0,
+        "weight of LPIPS on windows around faces, enlarged or reduced to 128 pixels as they are "
+        "measured; averaged over the windows of a crop, and over the batch",
+        at_least=0,
+    )
+    hf_weight: float = _loss(
+        0.0, "weight of the high-frequency term: L1 of what a small blur takes away", at_least=0
+    )
+    gan_weight: float = _loss(
+        0.0, "weight of a PatchGAN discriminator's judgement; 0: there is none", at_least=0
+    )
+    gan_start: int = _loss(0, "step from which the discriminator trains and judges", at_least=0)
     kl_weight: float = _loss(
         1e-6,
         "weight of the KL term, which is summed over latent channels, height and width, and "
@@ -128,6 +147,32 @@ class TrainConfig:
         at_most=4096,
         multiple_of=8,
         also=("image_size", "size"),
+    )
+    general_data: str | None = _photos(
+        None,
+        "photos of another kind to train on besides --data, given like it, so that nothing is "
+        "forgotten: the crops that --face-share leaves come from them",
+        recipe=False,
+    )
+    face_share: float = _photos(
+        0.5,
+        "share of crops around a face, where faces are known; the rest are crops of any photo, or "
+        "of --general-data",
+        at_least=0,
+        at_most=1,
+    )
+    face_min_height: int = _photos(
+        24,
+        "least height in pixels that faces in those crops are reduced to; heights are spread "
+        "evenly on a logarithmic scale, and nothing is enlarged",
+        at_least=8,
+    )
+    face_max_height: int = _photos(256, "largest height that they are reduced to", at_least=8)
+    face_index: str | None = _photos(
+        None,
+        "Parquet file of face boxes, made or completed with --face-detector-weights; else "
+        "faces.parquet in the run's folder",
+        recipe=False,
     )
     flip: bool = _photos(True, "mirror half of the crops")
     background: str = _photos("#ffffff", "colour behind transparent photos, #rrggbb")
@@ -228,6 +273,16 @@ class TrainConfig:
         None,
         "file of the YuNet face detector, or `download` to fetch it once; without it, faces are "
         "measured apart only where --data brings their boxes",
+    )
+
+    face_recognizer_weights: str | None = _score(
+        None, "file of the SFace face-recognition model, to measure whether identity is kept"
+    )
+    no_worse: float | None = _score(
+        None,
+        "decibels that --general-val-data may lose at most: the best checkpoint that keeps to it "
+        "is exported, and the run ends with a plain verdict",
+        at_least=0,
     )
 
     checkpoint_every: int = _keep(
