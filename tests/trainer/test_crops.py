@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.photos.crops import random_crop, sample_generator
+from trainer.photos.crops import cut, random_window, sample_generator
 from trainer.photos.open_photo import OpenPhoto
 from trainer.photos.skips import SkippedPhoto
 
@@ -16,6 +16,12 @@ def crops(image: Image.Image, resolution: int, count: int, flip: bool = True) ->
     drawn = [sample_generator(0, epoch, "photo", "crop") for epoch in range(count)]
     photo = opened(image)
     return np.stack([random_crop(photo, resolution, generator, flip) for generator in drawn])
+
+
+def random_crop(
+    photo: OpenPhoto, resolution: int, generator: torch.Generator, flip: bool = True
+) -> np.ndarray:
+    return cut(photo, random_window(photo.size, resolution, generator, flip), resolution)
 
 
 def opened(image: Image.Image) -> OpenPhoto:

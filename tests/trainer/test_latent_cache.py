@@ -134,7 +134,7 @@ def test_later_epochs_see_the_same_moments_with_fresh_noise(cached, photo_folder
     seen: dict[str, list] = {}
     for batch in islice(batches(photos, cached), 8):  # four epochs of two variants
         for k, photo_id in enumerate(batch.ids):
-            seen.setdefault(photo_id, []).append([part[k] for part in (*batch[:2], *batch[4:])])
+            seen.setdefault(photo_id, []).append([part[k] for part in (*batch[:2], *batch[4:6])])
     for epochs in seen.values():
         assert len(epochs) == 4
         for first, later in zip(epochs[:2], epochs[2:], strict=True):

@@ -328,6 +328,11 @@ class TrainConfig:
         return self.trainable == "all"
 
     @property
+    def uses_perceptual(self) -> bool:
+        """Whether LPIPS, of whole crops or of faces, is in the loss."""
+        return self.lpips_weight > 0 or self.face_lpips_weight > 0
+
+    @property
     def uses_kl(self) -> bool:
         """Whether the KL term sends a gradient; with a frozen encoder it is only reported."""
         return self.trains_encoder and self.kl_weight > 0

@@ -20,6 +20,7 @@ def check_together(config: TrainConfig) -> None:
     _check_loss(config)
     _check_window(config)
     _check_cache(config)
+    _check_faces(config)
 
 
 def _check_background(colour: str) -> None:
@@ -52,7 +53,7 @@ def _check_warmup(config: TrainConfig) -> None:
 
 
 def _check_loss(config: TrainConfig) -> None:
-    if not (config.rec_weight or config.lpips_weight or config.uses_kl):
+    if not (config.rec_weight or config.uses_perceptual or config.uses_kl):
         raise UserError(
             "Expected a loss that trains something, but --rec-weight and --lpips-weight are both "
             "0: give one of them a weight above 0."
@@ -64,6 +65,19 @@ def _check_window(config: TrainConfig) -> None:
         raise UserError(
             f"Expected --lpips-crop to be at most --resolution, {config.resolution}, but got "
             f"{config.lpips_crop}: lower it, or 0 for whole crops."
+        )
+
+
+def _check_faces(config: TrainConfig) -> None:
+    if config.face_min_height > config.face_max_height:
+        raise UserError(
+            f"Expected --face-min-height to be at most --face-max-height, {config.face_max_height},"
+            f" but got {config.face_min_height}: lower it, or raise the other."
+        )
+    if config.general_data and config.streaming:
+        raise UserError(
+            "Expected --general-data without --streaming, but got both: photos can be mixed in "
+            "only where all are known beforehand, so drop one of the two."
         )
 
 

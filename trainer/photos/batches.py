@@ -1,15 +1,20 @@
 """What a batch is, and how one sample of it is made."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.photos.crops import random_crop, sample_generator
+from trainer.photos.boxes import Box
+from trainer.photos.crops import cut, random_window, sample_generator
+from trainer.photos.face_crops import HEIGHTS, Heights, Tile, boxes_of, plan_face_crop
 from trainer.photos.open_photo import OpenPhoto
-from trainer.photos.skips import Skip
+from trainer.photos.photo_set import Photo, PhotoSet
+from trainer.photos.sample_line import Place
+from trainer.photos.scan import check_size
+from trainer.photos.skips import Skip, SkippedPhoto
 
 LatentShape = tuple[int, int, int]
 
@@ -21,6 +26,7 @@ class Batch(NamedTuple):
     to carry between processes and to the device. noise: float32 [b, C, h, w], standard normal.
     ids: the photos' ids. skipped: photos that could not be read any more and were replaced.
     mean, logvar: float16 [b, C, h, w], the latents' moments where they come from a cache.
+    faces: of each sample, the boxes (x, y, width, height) of known faces in its crop's pixels.
     """
 
     pixels: Tensor
@@ -29,6 +35,7 @@ class Batch(NamedTuple):
     skipped: list[Skip]
     mean: Tensor | None = None
     logvar: Tensor | None = None
+    faces: list[list[Box]] | None = None
 
 
 class NoBatch(NamedTuple):
@@ -50,6 +57,7 @@ class Sample(NamedTuple):
     photo_id: str
     mean: Tensor | None = None
     logvar: Tensor | None = None
+    faces: list[Box] | None = None
 
 
 class Draws(NamedTuple):
@@ -59,6 +67,8 @@ class Draws(NamedTuple):
     resolution: int
     latent_shape: LatentShape
     flip: bool
+    share: float = 0.5  # of crops around a face, where faces are known
+    heights: Heights = HEIGHTS  # of those faces
 
 
 class Slots(NamedTuple):
@@ -79,28 +89,91 @@ class Slots(NamedTuple):
         return iter(range(first, first + self.batch_size))
 
 
-def make_sample(photo: OpenPhoto, photo_id: str, epoch: int, draws: Draws) -> Sample:
-    """Crop a photo and draw its noise; a function of (seed, epoch, photo) alone.
+def make_sample(photos: PhotoSet, place: Place, others: Sequence[int], draws: Draws) -> Sample:
+    """Make the sample of a place: a function of seed, place and the set's photos.
 
-    Raises SkippedPhoto if the photo is smaller than the resolution, or damaged.
+    `others` are the photos with faces, which may stand beside each other in a crop. Raises
+    SkippedPhoto if the photo is smaller than the resolution, damaged, or not what it was.
     """
-    crop = make_crop(photo, photo_id, epoch, draws)
-    return Sample(crop, make_noise(photo_id, epoch, draws), photo_id)
+    return _sample(photos.photos, photos.open, place, others, draws)
 
 
-def make_crop(photo: OpenPhoto, photo_id: str, epoch: int, draws: Draws) -> np.ndarray:
-    """Cut an epoch's crop out of a photo: uint8 [R, R, 3].
+def make_streamed_sample(photo: Photo, opened: OpenPhoto, epoch: int, draws: Draws) -> Sample:
+    """Make a sample of a photo that came alone; `photo` tells its size and faces.
 
-    Raises SkippedPhoto if the photo is smaller than that, or damaged.
+    With the chance of --face-share it is cropped around a face, if it has any. Faces are then
+    never smaller than the crop allows, as no other photo can stand beside it.
     """
-    generator = sample_generator(draws.seed, epoch, photo_id, "crop")
-    return random_crop(photo, draws.resolution, generator, draws.flip)
+    generator = sample_generator(draws.seed, epoch, photo.id, "kind")
+    around_face = bool(photo.faces) and float(torch.rand((), generator=generator)) < draws.share
+    place = Place(0, epoch, around_face)
+    return _sample([photo], lambda _: opened, place, (), draws)
 
 
-def make_noise(photo_id: str, epoch: int, draws: Draws) -> Tensor:
-    """Draw an epoch's noise for a photo: float32 [C, h, w], standard normal."""
-    generator = sample_generator(draws.seed, epoch, photo_id, "noise")
+def _sample(
+    photos: Sequence[Photo],
+    open_photo: Callable[[int], OpenPhoto],
+    place: Place,
+    others: Sequence[int],
+    draws: Draws,
+) -> Sample:
+    tiles = plan_crop(photos, place, others, draws)
+    crop = make_crop(photos, open_photo, tiles, draws.resolution)
+    photo_id = photos[place.index].id
+    noise = make_noise(photo_id, place, draws)
+    return Sample(crop, noise, photo_id, faces=boxes_of(photos, tiles))
+
+
+def plan_crop(
+    photos: Sequence[Photo], place: Place, others: Sequence[int], draws: Draws
+) -> list[Tile]:
+    """Draw what an epoch's crop shows, from the photos' records alone."""
+    photo = photos[place.index]
+    generator = sample_generator(draws.seed, place.epoch, photo.id, _purpose("crop", place))
+    size = photo.width, photo.height
+    if place.around_face:
+        check_size(*size, draws.resolution)
+        return plan_face_crop(
+            photos, place.index, others, draws.resolution, draws.heights, generator, draws.flip
+        )
+    window = random_window(size, draws.resolution, generator, draws.flip)
+    return [Tile(place.index, window, 0, 0, draws.resolution)]
+
+
+def make_crop(
+    photos: Sequence[Photo],
+    open_photo: Callable[[int], OpenPhoto],
+    tiles: Sequence[Tile],
+    resolution: int,
+) -> np.ndarray:
+    """Cut a planned crop out of its photos: uint8 [R, R, 3]. Raises SkippedPhoto."""
+    crop = np.zeros((resolution, resolution, 3), np.uint8)
+    opened = {index: open_photo(index) for index in {tile.index for tile in tiles}}
+    for index, photo in opened.items():
+        _refuse_changed(photos[index], photo)
+    for tile in tiles:
+        rows, columns = (slice(start, start + tile.side) for start in (tile.top, tile.left))
+        crop[rows, columns] = cut(opened[tile.index], tile.window, tile.side)
+    return crop
+
+
+def _refuse_changed(photo: Photo, opened: OpenPhoto) -> None:
+    """Refuse a photo of another size than its record says: the crop was planned by that."""
+    if opened.size != (photo.width, photo.height):
+        now = "{} x {}".format(*opened.size)
+        raise SkippedPhoto("changed", f"{photo.name} is {now}, was {photo.width} x {photo.height}")
+
+
+def make_noise(photo_id: str, place: Place, draws: Draws) -> Tensor:
+    """Draw the noise of a place: float32 [C, h, w], standard normal."""
+    purpose = _purpose("noise", place)
+    generator = sample_generator(draws.seed, place.epoch, photo_id, purpose)
     return torch.randn(draws.latent_shape, generator=generator)
+
+
+def _purpose(what: str, place: Place) -> str:
+    """Tell the two kinds of crop apart: a photo may give both in the same epoch."""
+    return f"face {what}" if place.around_face else what
 
 
 def collate(samples: Sequence[Sample], skipped: list[Skip]) -> Batch:
@@ -109,7 +182,8 @@ def collate(samples: Sequence[Sample], skipped: list[Skip]) -> Batch:
     noise = torch.stack([sample.noise for sample in samples])
     ids = [sample.photo_id for sample in samples]
     moments = (_joined([getattr(s, part) for s in samples]) for part in ("mean", "logvar"))
-    return Batch(pixels, noise, ids, list(dict.fromkeys(skipped)), *moments)
+    faces = [sample.faces or [] for sample in samples]
+    return Batch(pixels, noise, ids, list(dict.fromkeys(skipped)), *moments, faces)
 
 
 def _joined(tensors: list[Tensor | None]) -> Tensor | None:

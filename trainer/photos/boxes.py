@@ -6,6 +6,8 @@ from typing import Any
 
 Box = tuple[float, float, float, float]
 
+LEAST_IN_VIEW = 0.5  # a face of which less than this part is left by a crop is not counted
+
 
 def read_boxes(value: Any, width: int, height: int) -> tuple[Box, ...] | None:
     """Return the boxes of one photo, cut to its `width` x `height`; None if any of them is junk.
@@ -32,3 +34,14 @@ def _box(value: Any, width: int, height: int) -> Box | None:
     if x >= width or y >= height:
         return None
     return x, y, min(w, width - x), min(h, height - y)
+
+
+def clip(box: Box, width: int, height: int) -> Box | None:
+    """Clip a box to a picture; None if too little of it is left, or nothing of a pixel's size."""
+    x, y, w, h = box
+    right, bottom = min(x + w, width), min(y + h, height)
+    x, y = max(x, 0.0), max(y, 0.0)
+    kept_w, kept_h = right - x, bottom - y
+    if min(kept_w, kept_h) < 1 or kept_w * kept_h < LEAST_IN_VIEW * w * h:
+        return None
+    return x, y, kept_w, kept_h

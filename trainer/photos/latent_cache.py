@@ -34,12 +34,17 @@ Shards = dict[str, list[str]]  # the photos' ids of each shard, by its file's na
 
 
 class PhotoLatents(NamedTuple):
-    """All variants of one photo: crops uint8 [N, R, R, 3], mean, logvar float16 [N, C, h, w]."""
+    """All variants of one record: crops uint8 [N, R, R, 3], mean, logvar float16 [N, C, h, w]."""
 
-    photo_id: str
+    record: str  # its id
     crops: Tensor
     mean: Tensor
     logvar: Tensor | None
+
+
+def record_id(photo_id: str, around_face: bool) -> str:
+    """Name a photo's record: a photo may have one of plain crops, and one around its faces."""
+    return f"{photo_id}/face" if around_face else photo_id
 
 
 class Layout(NamedTuple):
@@ -171,7 +176,7 @@ def write_shard(folder: Path, key: Key, photos: Sequence[PhotoLatents]) -> str:
 
     The name follows from key and photos alone, so that processes need not agree on one.
     """
-    ids = json.dumps([photo.photo_id for photo in photos])
+    ids = json.dumps([photo.record for photo in photos])
     name = f"photos-{hashlib.sha256((digest(key) + ids).encode()).hexdigest()[:32]}.safetensors"
     parts = {"crops": [p.crops for p in photos], "mean": [p.mean for p in photos]}
     if photos[0].logvar is not None:

@@ -10,8 +10,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from functools import lru_cache
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -30,8 +29,9 @@ from trainer.photos.batches import (
     make_sample,
 )
 from trainer.photos.cached_batches import LatentCache, cached_sample
-from trainer.photos.crops import sample_generator
+from trainer.photos.face_crops import HEIGHTS, Heights
 from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sample_line import Place, sample_line
 from trainer.photos.scan import TOO_SMALL
 from trainer.photos.skips import Skip, SkippedPhoto
 from trainer.photos.streaming import PhotoStream, StreamedBatches
@@ -58,19 +58,22 @@ def training_batches(
     background: str | tuple[int, int, int] | None = None,
     flip: bool = True,
     cache: LatentCache | None = None,
+    face_share: float = 0.5,
+    face_heights: Heights = HEIGHTS,
 ) -> Iterator[Batch]:
     """Yield batches without end: pixels uint8 [b, R, R, 3], noise [b, *latent_shape].
 
     `start` is the number of samples that all processes together have consumed before.
     `background`, if given, replaces the set's own ("#rrggbb" or 0 .. 255). With a `cache`, crops
-    and moments are read from it, and noise is drawn afresh in each epoch. A photo that can no
+    and moments are read from it, and noise is drawn afresh in each epoch. Of photos whose faces are
+    known, `face_share` of the crops lie around one, `face_heights` pixels high. A photo that can no
     longer be read is replaced by the next in the epoch's order and reported in Batch.skipped;
     UserError where more than 10 % of the set (and more than 10 photos) fail.
     """
     if background is not None:
         rgb = ImageColor.getrgb(background) if isinstance(background, str) else background
         photos = replace(photos, background=rgb)
-    draws = Draws(seed, resolution, latent_shape, flip)
+    draws = Draws(seed, resolution, latent_shape, flip, face_share, face_heights)
     slots = Slots(batch_size, rank, world, start)
     if isinstance(photos, PhotoStream):
         streamed = StreamedBatches(photos, draws, slots)
@@ -90,6 +93,7 @@ class StoredBatches(Dataset):
         self._draws = draws
         self._slots = slots
         self._cache = cache
+        self._line = sample_line(photos, draws.seed, draws.share)
 
     def __getitem__(self, k: int) -> Batch | NoBatch:
         """Make micro-batch k, unless a photo fails for which no replacement is found."""
@@ -104,29 +108,20 @@ class StoredBatches(Dataset):
 
     def _sample(self, position: int, skipped: list[Skip]) -> Sample | None:
         """Make the sample at a position, or from the next photo in that epoch's order."""
-        total = len(self._photos)
-        epoch, place = divmod(position, total)
-        order = epoch_order(self._draws.seed, epoch, total)
-        for further in range(min(total, failures_allowed(total) + 1)):
-            index = order[(place + further) % total]
-            photo = self._photos.photos[index]
+        allowed = failures_allowed(len(self._photos)) + 1
+        for place in islice(self._line.at(position), allowed):
             try:
-                return self._made(index, epoch)
+                return self._made(place)
             except SkippedPhoto as skip:
-                skipped.append(Skip(photo.name, skip.reason, skip.detail))
+                name = self._photos.photos[place.index].name
+                skipped.append(Skip(name, skip.reason, skip.detail))
         return None
 
-    def _made(self, index: int, epoch: int) -> Sample:
-        photo = self._photos.photos[index]
+    def _made(self, place: Place) -> Sample:
+        others = self._line.first
         if self._cache is not None:
-            return cached_sample(self._cache, photo.id, epoch, self._draws)
-        return make_sample(self._photos.open(index), photo.id, epoch, self._draws)
-
-
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, total: int) -> list[int]:
-    """Return the permutation of 0 .. total - 1 in which an epoch visits its photos."""
-    return torch.randperm(total, generator=sample_generator(seed, epoch, "", "order")).tolist()
+            return cached_sample(self._cache, self._photos, place, others, self._draws)
+        return make_sample(self._photos, place, others, self._draws)
 
 
 def failures_allowed(total: int) -> int:

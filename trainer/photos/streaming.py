@@ -17,7 +17,15 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from trainer.errors import UserError
 from trainer.names import printable
-from trainer.photos.batches import Batch, Draws, NoBatch, Sample, Slots, collate, make_sample
+from trainer.photos.batches import (
+    Batch,
+    Draws,
+    NoBatch,
+    Sample,
+    Slots,
+    collate,
+    make_streamed_sample,
+)
 from trainer.photos.crops import sample_generator
 from trainer.photos.decoding import WHITE, measure_photo
 from trainer.photos.memory_source import MemorySource
@@ -31,7 +39,7 @@ from trainer.photos.photo_set import (
     read_bytes,
     write_skipped,
 )
-from trainer.photos.scan import check_size, scan
+from trainer.photos.scan import check_size, known_faces, scan
 from trainer.photos.skips import Skip, SkippedPhoto
 
 BUFFER = 128  # undecoded photos to shuffle among
@@ -223,8 +231,10 @@ class StreamedBatches(IterableDataset):
         """Make a sample from the first of a piece of the line that can be decoded."""
         for epoch, item in line:
             try:
-                photo = OpenPhoto(item.record.data, self._stream.background)
-                return make_sample(photo, item.photo_id, epoch, self._draws)
+                opened = OpenPhoto(item.record.data, self._stream.background)
+                faces, _ = known_faces(item.record.faces, *opened.size)
+                photo = Photo(item.photo_id, item.record.name, *opened.size, faces)
+                return make_streamed_sample(photo, opened, epoch, self._draws)
             except SkippedPhoto as skip:
                 skipped.append(Skip(printable(item.record.name), skip.reason, skip.detail))
         return None

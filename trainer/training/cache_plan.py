@@ -9,9 +9,12 @@ from typing import NamedTuple
 from trainer.errors import UserError
 from trainer.names import printable
 from trainer.options.config import TrainConfig
+from trainer.photos.batches import Draws, LatentShape
 from trainer.photos.crops import CROPS_VERSION
-from trainer.photos.latent_cache import Contents, Key, Layout, bytes_of, open_cache
+from trainer.photos.face_crops import Heights
+from trainer.photos.latent_cache import Contents, Key, Layout, bytes_of, open_cache, record_id
 from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sample_line import sample_line
 from trainer.training.disk import disk_free, disk_needed, on_one_disk, size
 from trainer.training.memory import planned_model
 from trainer.vae.autoencoder import canonical_sha256, is_tiny, latent_channels, ratio
@@ -28,8 +31,8 @@ class CachePlan(NamedTuple):
     key: Key
     layout: Layout
     contents: Contents
-    lacking: list[int]  # photos of the set, by their index
-    total: int  # photos of the set
+    lacking: list[tuple[int, bool]]  # records of the set: photo, whether around its faces
+    total: int  # records of the set
     besides: int  # bytes that the run itself will write to the same disk
     free: int  # bytes on that disk, those included that the run wrote there before
 
@@ -49,21 +52,36 @@ def plan_cache(config: TrainConfig, base: Base, photos: PhotoSet) -> CachePlan:
     Raises UserError where it holds something else, or latents made in another way.
     """
     folder = Path(config.cache_latents)
-    key = cache_key(config, base)
+    key = cache_key(config, base, photos)
     contents = open_cache(folder, key)
     there = contents.ids
-    lacking = [index for index, photo in enumerate(photos.photos) if photo.id not in there]
+    records = records_of(config, photos)
+    lacking = [place for name, place in records.items() if name not in there]
     besides, free, output = 0, disk_free(folder), Path(config.output)
     if on_one_disk(folder, output):
         besides = disk_needed(config, planned_model(config, base.architecture))
         free = disk_free(output)
     sizes = layout(config, base)
-    return CachePlan(folder, key, sizes, contents, lacking, len(photos), besides, free)
+    return CachePlan(folder, key, sizes, contents, lacking, len(records), besides, free)
 
 
-def cache_key(config: TrainConfig, base: Base) -> Key:
+def records_of(config: TrainConfig, photos: PhotoSet) -> dict[str, tuple[int, bool]]:
+    """List what is cached of a set, by record: (photo, whether around its faces)."""
+    line = sample_line(photos, config.seed, config.face_share)
+    return {record_id(photos.photos[i].id, face): (i, face) for i, face in line.records()}
+
+
+def draws_of(config: TrainConfig, latent_shape: LatentShape) -> Draws:
+    """Return what decides about a run's samples besides their photos and epochs."""
+    heights = Heights(config.face_min_height, config.face_max_height)
+    where = (config.seed, config.resolution, latent_shape, config.flip)
+    return Draws(*where, config.face_share, heights)
+
+
+def cache_key(config: TrainConfig, base: Base, photos: PhotoSet) -> Key:
     """Name all that decides about a record besides its photo."""
     return {
+        "faces": _faces_sha256(config, photos),
         "encoder": encoder_sha256(base),
         "mixed-precision": config.mixed_precision,
         "resolution": config.resolution,
@@ -73,6 +91,17 @@ def cache_key(config: TrainConfig, base: Base) -> Key:
         "cache-crops": config.cache_crops,
         "decoding": CROPS_VERSION,
     }
+
+
+def _faces_sha256(config: TrainConfig, photos: PhotoSet) -> str:
+    """Hash what decides about crops around faces: all boxes, as photos stand beside each other."""
+    line = sample_line(photos, config.seed, config.face_share)
+    if not line.around_faces:
+        return "none"
+    members = [photos.photos[index] for index in line.first]
+    boxes = [(photo.id, photo.faces) for photo in members]
+    heights = (config.face_min_height, config.face_max_height)
+    return hashlib.sha256(json.dumps([heights, boxes]).encode()).hexdigest()
 
 
 def encoder_sha256(base: Base) -> str:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from trainer.errors import UserError
-from trainer.photos.batches import Draws
 from trainer.photos.cached_batches import LatentCache, places_of
 from trainer.photos.crop_sets import CropSet, CropSets, FailedPhoto
 from trainer.photos.latent_cache import (
@@ -26,8 +25,16 @@ from trainer.photos.latent_cache import (
     write_shard,
 )
 from trainer.photos.loader import data_loader, failures_allowed, too_many, without_dead_workers
+from trainer.photos.sample_line import sample_line
 from trainer.photos.skips import Skip
-from trainer.training.cache_plan import CachePlan, check_room, disk_full, plan_cache
+from trainer.training.cache_plan import (
+    CachePlan,
+    check_room,
+    disk_full,
+    draws_of,
+    plan_cache,
+    records_of,
+)
 from trainer.training.distributed import joined, on_all, on_main
 from trainer.training.judging import original
 from trainer.training.meter import refresh_seconds
@@ -96,15 +103,17 @@ def _encode_share(run: Run, plan: CachePlan) -> Failed:
     return {key: skip for found in joined(run.accelerator, [failed]) for key, skip in found.items()}
 
 
-def _crop_sets(run: Run, plan: CachePlan, share: list[int]) -> Iterator[CropSet | FailedPhoto]:
+def _crop_sets(
+    run: Run, plan: CachePlan, share: list[tuple[int, bool]]
+) -> Iterator[CropSet | FailedPhoto]:
     """Decode photos in workers, a few ahead of the encoder."""
-    config = run.config
-    draws = Draws(config.seed, config.resolution, plan.layout.latent_shape, config.flip)
-    sets = CropSets(run.photos.train, share, draws, plan.layout.crops)
-    return without_dead_workers(data_loader(sets, config.workers))
+    draws = draws_of(run.config, plan.layout.latent_shape)
+    others = sample_line(run.photos.train, draws.seed, draws.share).first
+    sets = CropSets(run.photos.train, share, others, draws, plan.layout.crops)
+    return without_dead_workers(data_loader(sets, run.config.workers))
 
 
-def _bar(run: Run, share: list[int]) -> tqdm:
+def _bar(run: Run, share: list[tuple[int, bool]]) -> tqdm:
     return tqdm(
         total=len(share),
         desc="encoding photos",
@@ -136,7 +145,7 @@ def _encode_shard(
     latents = []
     for item in items:
         if isinstance(item, FailedPhoto):
-            failed[item.photo_id] = item.skip
+            failed[item.record] = item.skip
             _refuse_too_many(failed, plan)
         else:
             latents.append(encode_photo(vae, item, run.accelerator))
@@ -162,7 +171,7 @@ def encode_photo(vae: nn.Module, item: CropSet, accelerator: Accelerator) -> Pho
             if moments is not None:
                 kept.append(_as_float16(moments, item.name))
     mean, logvar = (torch.cat(kept) if kept else None for kept in parts)
-    return PhotoLatents(item.photo_id, item.crops, mean, logvar)
+    return PhotoLatents(item.record, item.crops, mean, logvar)
 
 
 def _as_float16(moments: Tensor, name: str) -> Tensor:
@@ -188,7 +197,7 @@ def _complete(run: Run, plan: CachePlan, failed: Failed) -> LatentCache:
     if not plan.is_complete:
         shards = open_cache(plan.folder, plan.key).shards
         write_index(plan.folder, plan.key, shards)
-    wanted = {photo.id for photo in run.photos.train.photos}
+    wanted = set(records_of(run.config, run.photos.train))
     places = {key: place for key, place in places_of(shards).items() if key in wanted}
     if unseen := wanted - places.keys() - failed.keys():
         raise UserError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainer.errors import UserError
 from trainer.photos.batches import Batch
+from trainer.photos.face_crops import Heights
 from trainer.photos.loader import training_batches
 from trainer.training import saving
 from trainer.training.distributed import all_finite, joined, mean_over_processes, on_all
@@ -86,6 +87,8 @@ def batches_of(run: Run) -> Iterator[Batch]:
             workers=run.config.workers,
             flip=run.config.flip,
             cache=run.cache,
+            face_share=run.config.face_share,
+            face_heights=Heights(run.config.face_min_height, run.config.face_max_height),
         )
     )
 
@@ -122,9 +125,10 @@ def forward(run: Run, batch: Batch) -> Terms:
     pixels = from_bytes(on_device(batch.pixels, device))
     noise = on_device(batch.noise, device)
     if batch.mean is None:
-        return run.step_module(pixels, noise)
+        return run.step_module(pixels, noise, None, batch.faces)
     logvar = None if batch.logvar is None else on_device(batch.logvar, device)
-    return run.step_module(pixels, noise, Posterior(on_device(batch.mean, device), logvar))
+    posterior = Posterior(on_device(batch.mean, device), logvar)
+    return run.step_module(pixels, noise, posterior, batch.faces)
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

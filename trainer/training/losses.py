@@ -9,8 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from trainer.judge.perceptual import Perceptual
+from trainer.training.face_terms import (
+    MOST_WINDOWS,
+    Boxes,
+    face_windows,
+    mean_over_pictures,
+    pixel_weights,
+    resample,
+)
 from trainer.training.windows import corners, cut
 from trainer.vae.autoencoder import Posterior, decode, encode
+from vae_core.compare.figures import PATCH
 from vae_core.latents import kl_per_item, sample
 
 # Charbonnier, Blanc-Féraud, Aubert, Barlaud (1994): about the error that 8 bits cannot show
@@ -22,21 +31,27 @@ BCE_MARGIN = 1e-3
 REC_LOSSES = ("l1", "mse", "charbonnier", "bce")
 
 
-def pixel_loss(kind: str, x: Tensor, y: Tensor) -> Tensor:
+def pixel_loss(kind: str, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
     """Compare pixels: reconstruction x and original y, [B, C, H, W] in [-1, 1] -> [B].
 
     "l1", "mse" and "charbonnier" (sqrt(d² + ε²), ε = 1e-3) are means over C, H, W. "bce" is a sum
-    over C, H, W in nats: see bernoulli_nats.
+    over C, H, W in nats: see bernoulli_nats. `weights` [B, 1, H, W], of mean 1, weigh the pixels.
     """
-    x, y = x.float(), y.float()
+    error = _pixel_error(kind, x.float(), y.float())
+    if weights is not None:
+        error = error * weights
+    return error.flatten(1).sum(1) if kind == "bce" else error.flatten(1).mean(1)
+
+
+def _pixel_error(kind: str, x: Tensor, y: Tensor) -> Tensor:
     if kind == "l1":
-        return (x - y).abs().flatten(1).mean(1)
+        return (x - y).abs()
     if kind == "mse":
-        return (x - y).square().flatten(1).mean(1)
+        return (x - y).square()
     if kind == "charbonnier":
-        return ((x - y).square() + CHARBONNIER_EPSILON**2).sqrt().flatten(1).mean(1)
+        return ((x - y).square() + CHARBONNIER_EPSILON**2).sqrt()
     if kind == "bce":
-        return bernoulli_nats(x, y).flatten(1).sum(1)
+        return bernoulli_nats(x, y)
     raise ValueError(f"Expected a pixel loss among {', '.join(REC_LOSSES)}, got {kind!r}.")
 
 
@@ -74,13 +89,15 @@ class TrainStep(nn.Module):
         kl_weight: float,
         train_encoder: bool,
         lpips_crop: int = 0,
+        face_weight: float = 0.0,
+        face_lpips_weight: float = 0.0,
     ) -> None:
         """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None.
 
         `lpips_crop`: side of the random window that LPIPS sees of each crop; 0: all of it.
         """
         super().__init__()
-        if lpips_weight and perceptual is None:
+        if (lpips_weight or face_lpips_weight) and perceptual is None:
             raise ValueError("Expected a perceptual distance for a weight above 0, got none.")
         self.vae = vae
         self.perceptual = perceptual
@@ -90,22 +107,29 @@ class TrainStep(nn.Module):
         self.kl_weight = kl_weight
         self.train_encoder = train_encoder
         self.lpips_crop = lpips_crop
+        self.face_weight = face_weight
+        self.face_lpips_weight = face_lpips_weight
 
     def forward(
-        self, pixels: Tensor, noise: Tensor, posterior: Posterior | None = None
+        self,
+        pixels: Tensor,
+        noise: Tensor,
+        posterior: Posterior | None = None,
+        faces: Boxes | None = None,
     ) -> dict[str, Tensor]:
         """Score pixels [B, C, H, W] in [-1, 1] with noise [B, C, h, w] from N(0, I) -> scalars.
 
         A `posterior` that is given, from a cache and in any float type, stands for encoding.
+        `faces` are the boxes (x, y, width, height) of each picture, in its pixels.
 
         "loss" is what to minimise, weighted; the parts stand beside it unweighted: "rec", "lpips"
-        ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "kl" and
-        "kl_per_element" (absent without a posterior). With a frozen encoder KL has no gradient
-        and is left out of the loss.
+        ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "face_lpips"
+        ("face_distance" likewise), "kl" and "kl_per_element" (absent without a posterior). With a
+        frozen encoder KL has no gradient and is left out of the loss.
         """
         posterior = self._encode(pixels) if posterior is None else _in_float32(posterior)
         output = decode(self.vae, _draw(posterior, noise)).float()
-        parts = self._reconstruction(output, pixels, noise)
+        parts = self._reconstruction(output, pixels, noise, faces)
         loss = sum(weight * part for weight, part in parts.values())
         scalars = {name: part for name, (_, part) in parts.items()}
         if posterior.logvar is not None:
@@ -120,16 +144,33 @@ class TrainStep(nn.Module):
             return encode(self.vae, pixels)
 
     def _reconstruction(
-        self, output: Tensor, pixels: Tensor, noise: Tensor
+        self, output: Tensor, pixels: Tensor, noise: Tensor, faces: Boxes | None
     ) -> dict[str, tuple[float, Tensor]]:
         """Score the decoder's output: name -> (weight, mean over the batch)."""
-        rec = pixel_loss(self.rec_loss, output, pixels).mean()
+        weights = self._pixel_weights(pixels, faces)
+        rec = pixel_loss(self.rec_loss, output, pixels, weights).mean()
         parts = {"rec": (self.rec_weight, rec)}
+        name = "lpips" if self.perceptual is None or self.perceptual.is_lpips else "distance"
         if self.lpips_weight:
-            name = "lpips" if self.perceptual.is_lpips else "distance"
             seen = self._windows(output, pixels, noise)
             parts[name] = (self.lpips_weight, self.perceptual.distance(*seen).mean())
+        if self.face_lpips_weight:
+            of_faces = self._face_distance(output, pixels, faces or ())
+            parts[f"face_{name}"] = (self.face_lpips_weight, of_faces)
         return parts
+
+    def _pixel_weights(self, pixels: Tensor, faces: Boxes | None) -> Tensor | None:
+        if not self.face_weight or faces is None or not any(faces):
+            return None
+        return pixel_weights(faces, *pixels.shape[2:], self.face_weight).to(pixels.device)
+
+    def _face_distance(self, output: Tensor, pixels: Tensor, faces: Boxes) -> Tensor:
+        """Measure faces as evaluation does; 0 where the batch has none."""
+        windows = face_windows(faces, *pixels.shape[2:])
+        if not windows:
+            return output.new_zeros(())
+        seen, target = resample(output, windows), resample(pixels, windows).clamp(-1, 1)
+        return mean_over_pictures(self.perceptual.distance(seen, target), windows, len(pixels))
 
     def _windows(self, output: Tensor, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Give what LPIPS sees: all, or the same window of both."""
@@ -160,6 +201,8 @@ def describe_reductions(
     perceptual_name: str = "lpips",
     has_posterior: bool = True,
     lpips_crop: int = 0,
+    face_weight: float = 0.0,
+    face_lpips_weight: float = 0.0,
 ) -> str:
     """Say in a line per term how the loss is reduced and weighted: for help, start and report."""
     over = "summed over C, H, W, in nats," if rec_loss == "bce" else "mean over C, H, W,"
@@ -172,10 +215,27 @@ def describe_reductions(
         )
     else:
         lines.append("lpips: not in the loss (weight 0)")
+    lines += _describe_faces(face_weight, face_lpips_weight, perceptual_name)
     lines.append(_describe_kl(kl_weight, train_encoder, has_posterior))
     if rec_loss == "bce" and train_encoder and (rec_weight, kl_weight, lpips_weight) == (1, 1, 0):
         lines.append("the loss is the negative ELBO in nats per picture")
     return "\n".join(lines)
+
+
+def _describe_faces(face_weight: float, face_lpips_weight: float, name: str) -> list[str]:
+    lines = []
+    if face_weight:
+        lines.append(
+            f"rec counts pixels of known faces {1 + face_weight:g} times, with a smooth edge; the "
+            "weights of a crop have the mean 1"
+        )
+    if face_lpips_weight:
+        lines.append(
+            f"face_{name}: on squares around faces, brought to {PATCH} pixels, mean over those of "
+            f"a crop (at most {MOST_WINDOWS}), mean over the batch, 0 where there is none; weight "
+            f"{face_lpips_weight:g}"
+        )
+    return lines
 
 
 def _describe_kl(kl_weight: float, train_encoder: bool, has_posterior: bool) -> str:

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.judge.perceptual import Perceptual
 from trainer.options.config import TrainConfig
+from trainer.training.face_terms import MOST_WINDOWS
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
 from trainer.training.run import choose_trained
@@ -200,13 +201,15 @@ def _count_step(
     live, marks = LiveBytes(), {}
     step = TrainStep(
         vae,
-        _marked(perceptual, live, marks) if config.lpips_weight else None,
+        _marked(perceptual, live, marks) if config.uses_perceptual else None,
         rec_loss=config.rec_loss,
         rec_weight=config.rec_weight,
         lpips_weight=config.lpips_weight,
         kl_weight=config.kl_weight,
         train_encoder=config.trains_encoder,
         lpips_crop=config.lpips_crop,
+        face_weight=config.face_weight,
+        face_lpips_weight=config.face_lpips_weight,
     )
     inputs = _inputs(config, vae, device)
     hook = vae.decoder.register_forward_pre_hook(lambda *_: marks.update(encoder=live.now))
@@ -242,10 +245,12 @@ def _inputs(config: TrainConfig, vae: nn.Module, device: torch.device) -> tuple[
     cells = side // ratio(vae)
     pixels = torch.empty(batch, image_channels(vae), side, side, device=device)
     noise = torch.empty(batch, latent_channels(vae), cells, cells, device=device)
+    face = (side / 4, side / 4, side / 2, side / 2)
+    faces = [[face] * MOST_WINDOWS] * batch  # the most that is seen of faces
     if not config.cache_latents:
-        return pixels, noise
+        return pixels, noise, None, faces
     moments = Posterior(noise.half(), None if is_tiny(vae) else noise.half())
-    return pixels, noise, moments
+    return pixels, noise, moments, faces
 
 
 def _forward(config: TrainConfig, step: TrainStep, inputs: tuple[Any, ...]) -> Tensor:

@@ -166,13 +166,15 @@ def make_run(
         compile_decoder(vae, accelerator.device)
     module = TrainStep(
         vae,
-        perceptual if config.lpips_weight else None,
+        perceptual if config.uses_perceptual else None,
         rec_loss=config.rec_loss,
         rec_weight=config.rec_weight,
         lpips_weight=config.lpips_weight,
         kl_weight=config.kl_weight,
         train_encoder=config.trainable == "all",
         lpips_crop=config.lpips_crop,
+        face_weight=config.face_weight,
+        face_lpips_weight=config.face_lpips_weight,
     )
     trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(config, trained.values())

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from trainer.errors import UserError
 from trainer.faces import with_faces
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.options.config import BUNDLED, TrainConfig, resolve_vae
+from trainer.photos.joined import joined_sets
 from trainer.photos.photo_set import PhotoSet
+from trainer.photos.skips import Skip
 from trainer.photos.sources import open_photos
 from trainer.photos.split import hold_out
 from trainer.photos.streaming import PhotoStream
@@ -108,7 +110,29 @@ def _open_all(config: TrainConfig, stop: Interrupts) -> Photos:
         general = _open(config, config.general_val_data, SMALLEST_MEASURED, "general photos", stop)
         left_out["general"] = general.skipped
     measured = [_measured(config, photos, stop) for photos in (val, general)]
-    return Photos(train, *measured, left_out)
+    return Photos(_mixed(config, train, measured, left_out, stop), *measured, left_out)
+
+
+def _mixed(
+    config: TrainConfig,
+    train: PhotoSet | PhotoStream,
+    measured: Sequence[PhotoSet | None],
+    left_out: dict[str, Sequence[Skip]],
+    stop: Interrupts,
+) -> PhotoSet | PhotoStream:
+    """Add the photos of --general-data, but for those that are in another set already."""
+    if not config.general_data:
+        return train
+    more = _open(config, config.general_data, config.resolution, "photos to mix in", stop)
+    left_out["mixed in"] = more.skipped
+    there = {photo.id for photos in (train, *measured) if photos for photo in photos.photos}
+    more = more.without(there)
+    if not more:
+        raise UserError(
+            "every photo of --general-data is also in --data or is measured on: nothing is left "
+            "of it to train on"
+        )
+    return joined_sets(train, more)
 
 
 def _measured(config: TrainConfig, photos: PhotoSet | None, stop: Interrupts) -> PhotoSet | None:
@@ -171,7 +195,7 @@ def open_perceptual(config: TrainConfig, accelerator: Accelerator, base: Base) -
             allow_fallback=config.preset == "demo",
             vae=base.vae,
             device=accelerator.device,
-            required=config.lpips_weight > 0,
+            required=config.uses_perceptual,
         ),
     )
 

@@ -153,6 +153,8 @@ def loss_in_words(config: TrainConfig, base: Base, perceptual: Perceptual | None
         perceptual_name=perceptual.name if perceptual else "lpips",
         has_posterior=not is_tiny(base.vae),
         lpips_crop=config.lpips_crop,
+        face_weight=config.face_weight,
+        face_lpips_weight=config.face_lpips_weight,
     )
 
 

@@ -1,0 +1,109 @@
+"""Where a loss looks at faces: weights of pixels, and windows for LPIPS.
+
+Boxes are (x, y, width, height) in a crop's pixels, listed per picture of a batch.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from trainer.photos.boxes import Box
+from trainer.photos.crops import sample_generator
+from vae_core.compare.figures import MARGIN, PATCH
+
+SOFTNESS = 0.08  # of a face's side: over this length the weight rises by the logistic function
+# Of one crop that are seen at a time. A grid of small faces holds more, and a crop's windows are
+# averaged, so more would cost time and change little.
+MOST_WINDOWS = 2
+
+Boxes = Sequence[Sequence[Box]]
+
+
+def pixel_weights(faces: Boxes, height: int, width: int, strength: float) -> Tensor:
+    """Weigh pixels: 1 beside faces, 1 + strength inside, a smooth edge -> [B, 1, H, W], mean 1.
+
+    The mean over each picture is 1, so that the loss of a crop full of faces, of one without any
+    and of one weighed evenly are of one size.
+    """
+    maps = [1 + strength * _inside(boxes, height, width) for boxes in faces]
+    return torch.stack([weights / weights.mean() for weights in maps])[:, None]
+
+
+def _inside(boxes: Sequence[Box], height: int, width: int) -> Tensor:
+    """Map how far a pixel lies in any of the boxes: [H, W], 0 to 1, 1/2 on an edge."""
+    inside = torch.zeros(height, width)
+    for x, y, w, h in boxes:
+        within = _along(y, h, height)[:, None] * _along(x, w, width)[None]
+        inside = torch.maximum(inside, within)
+    return inside
+
+
+def _along(start: float, length: float, pixels: int) -> Tensor:
+    centres = torch.arange(pixels) + 0.5
+    soft = max(SOFTNESS * length, 0.5)
+    return torch.sigmoid((centres - start) / soft) * torch.sigmoid(
+        (start + length - centres) / soft
+    )
+
+
+class FaceWindow(NamedTuple):
+    """A square of a picture of the batch, in its pixels."""
+
+    picture: int
+    left: int
+    top: int
+    side: int
+
+
+def face_windows(faces: Boxes, height: int, width: int) -> list[FaceWindow]:
+    """Choose what LPIPS sees of faces: squares around them, at most two of each picture.
+
+    As evaluation sees them: 25 % larger than the box's longer side, moved into the picture.
+    """
+    return [
+        FaceWindow(picture, *_square(box, height, width))
+        for picture, boxes in enumerate(faces)
+        for box in _some(boxes)
+    ]
+
+
+def _some(boxes: Sequence[Box]) -> Sequence[Box]:
+    """Choose at random among many, as a function of the boxes alone."""
+    if len(boxes) <= MOST_WINDOWS:
+        return boxes
+    generator = sample_generator(0, 0, repr(boxes), "windows")
+    chosen = torch.randperm(len(boxes), generator=generator)[:MOST_WINDOWS]
+    return [boxes[i] for i in chosen.tolist()]
+
+
+def _square(box: Box, height: int, width: int) -> tuple[int, int, int]:
+    x, y, w, h = box
+    side = min(max(1, round(max(w, h) * MARGIN)), height, width)
+    left = min(max(0, round(x + w / 2 - side / 2)), width - side)
+    top = min(max(0, round(y + h / 2 - side / 2)), height - side)
+    return left, top, side
+
+
+def resample(pixels: Tensor, windows: Sequence[FaceWindow]) -> Tensor:
+    """Cut windows out of [B, C, H, W] and bring them to one size: [N, C, 128, 128]."""
+    parts = [
+        pixels[w.picture, None, :, w.top : w.top + w.side, w.left : w.left + w.side]
+        for w in windows
+    ]
+    size = (PATCH, PATCH)
+    return torch.cat([interpolate(p, size=size, mode="bicubic", antialias=True) for p in parts])
+
+
+def mean_over_pictures(distances: Tensor, windows: Sequence[FaceWindow], pictures: int) -> Tensor:
+    """Average distances [N] over each picture's windows, then over all pictures of the batch.
+
+    A picture without a face counts as 0, so that every picture weighs the same however a batch is
+    shared out over processes.
+    """
+    of_each = Counter(window.picture for window in windows)
+    shares = [1 / of_each[window.picture] / pictures for window in windows]
+    return (distances * distances.new_tensor(shares)).sum()
