@@ -167,7 +167,9 @@ class TrainConfig:
         "evenly on a logarithmic scale, and nothing is enlarged",
         at_least=8,
     )
-    face_max_height: int = _photos(256, "largest height that they are reduced to", at_least=8)
+    face_max_height: int = _photos(
+        256, "largest height that they are reduced to; at most --resolution is used", at_least=8
+    )
     face_index: str | None = _photos(
         None,
         "Parquet file of face boxes, made or completed with --face-detector-weights; else "

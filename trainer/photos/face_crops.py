@@ -50,13 +50,13 @@ def plan_face_crop(
 ) -> list[Tile]:
     """Draw a crop of R x R pixels around one of a photo's faces: one square, or a grid of them.
 
-    The face's height is log-uniform between the two heights, and never above its own: nothing is
-    enlarged. `others` are the photos with faces that may stand beside it, each with one of its
+    The face's height is log-uniform between the two heights, and never above the crop's nor its
+    own: nothing is enlarged. `others` are the photos with faces that may stand beside it, each with one of its
     faces at that height. The crop is a function of the photos' records and the generator.
     """
     draw = _Draws(generator)
     face = draw.one_of(photos[index].faces)
-    height = _draw_height(face[3], heights, draw)
+    height = _draw_height(min(face[3], resolution), heights, draw)
     row = _squares_in_a_row(photos[index], face, height, resolution)
     row = min(row, MOST_IN_A_ROW) if len(others) > 1 else 1
     side = ceil(resolution / row)
@@ -101,9 +101,8 @@ class _Draws:
         return items[self.below(len(items))]
 
 
-def _draw_height(native: float, heights: Heights, draw: _Draws) -> float:
-    lowest = min(heights.lowest, native)
-    highest = min(max(heights.highest, lowest), native)
+def _draw_height(most: float, heights: Heights, draw: _Draws) -> float:
+    lowest, highest = (min(height, most) for height in heights)
     return exp(log(lowest) + draw.share() * (log(highest) - log(lowest)))
 
 
