@@ -88,9 +88,11 @@ def test_no_face_is_higher_than_its_crop() -> None:
 
 def test_nothing_is_enlarged() -> None:
     records = [Photo(c, c, 200, 240, (FACE,)) for c in "abc"]
-    for tiles in planned(records, 200, Heights(100, 256)):
-        assert all(tile.window.side >= tile.side for tile in tiles)
-        assert tallest(records, tiles) <= 80
+    records[1] = replace(records[1], faces=((70, 40, 9, 12),))  # smaller than those beside it
+    for low, high in ((100, 256), (24, 40)):
+        for tiles in planned(records, 100, Heights(low, high)):
+            assert all(tile.window.side >= tile.side for tile in tiles)
+            assert tallest(records, tiles) <= 80
 
 
 def test_small_faces_stand_side_by_side_and_fill_the_crop() -> None:

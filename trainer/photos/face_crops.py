@@ -51,8 +51,8 @@ def plan_face_crop(
     """Draw a crop of R x R pixels around one of a photo's faces: one square, or a grid of them.
 
     The face's height is log-uniform between the two heights, and never above the crop's nor its
-    own: nothing is enlarged. `others` are the photos with faces that may stand beside it, each with one of its
-    faces at that height. The crop is a function of the photos' records and the generator.
+    own: nothing is enlarged. `others` are the photos with faces that may stand beside it, each
+    with one of its faces at that height. The crop is a function of the photos' records and the generator.
     """
     draw = _Draws(generator)
     face = draw.one_of(photos[index].faces)
