@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -98,6 +100,27 @@ def test_in_its_first_epochs_a_run_is_that_without_a_cache(train, tmp_path, flag
     # bfloat16 turns a difference in the last bit into one of its own, which is far larger
     apart = 10 * LOSS if "bf16" in flags else LOSS
     assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=apart)
+
+
+def test_crops_around_faces_come_from_the_cache_with_their_boxes(train, tmp_path, photo_folder):
+    flags = ("--data", boxed(photo_folder, tmp_path), "--face-weight", 3, "--face-min-height", 8)
+    flags += ("--max-steps", 6, "--batch-size", 4, "--face-share", 0.75)
+    assert train(tmp_path / "with", *flags, *cache_flags(tmp_path, 4)) == 0
+    assert train(tmp_path / "without", *flags) == 0
+    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=LOSS)
+    assert {"/face" in record for record in read(tmp_path / "cache", 4).places} == {True, False}
+    assert train(tmp_path / "other", *flags[:-1], 0.7, *cache_flags(tmp_path, 4)) == 0
+    moved = (*flags, *cache_flags(tmp_path, 4), "--face-max-height", 40)
+    assert train(tmp_path / "stale", *moved) == 1  # other crops than the cache's
+
+
+def boxed(photo_folder: Path, folder: Path) -> Path:
+    """The photos as a table, half of them with a face."""
+    photos = sorted(photo_folder.glob("*.png"))
+    boxes = [[[30.0, 20.0, 24.0, 32.0]] if i % 2 else [] for i in range(len(photos))]
+    content = {"image": [photo.read_bytes() for photo in photos], "faces": boxes}
+    pq.write_table(pa.table(content), folder / "boxed.parquet")
+    return folder / "boxed.parquet"
 
 
 def test_the_step_takes_the_mode_of_a_cached_posterior_as_of_an_encoded_one(tiny_vae, cached):
@@ -331,7 +354,7 @@ def test_an_index_that_cannot_be_read_is_refused(train, tmp_path, cached, capsys
 
 
 def test_a_dry_run_says_what_the_cache_takes_and_writes_nothing(train, tmp_path, capsys):
-    assert train(tmp_path / "run", *cache_flags(tmp_path, 3), "--dry-run") == 0
+    assert train(tmp_path / "run", *cache_flags(tmp_path, 4), "--dry-run") == 0
     said = capsys.readouterr().out
     assert "30 records of 7,168 bytes" in said and "0 of them there already" in said
     assert "0.2 MiB to be encoded and written, of" in said

@@ -52,7 +52,8 @@ def plan_face_crop(
 
     The face's height is log-uniform between the two heights, and never above the crop's nor its
     own: nothing is enlarged. `others` are the photos with faces that may stand beside it, each
-    with one of its faces at that height. The crop is a function of the photos' records and the generator.
+    with one of its faces at that height. The crop is a function of the photos' records and the
+    generator.
     """
     draw = _Draws(generator)
     face = draw.one_of(photos[index].faces)
