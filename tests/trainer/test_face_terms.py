@@ -130,6 +130,14 @@ def test_the_face_term_sends_gradient_from_faces_alone() -> None:
     assert (x.grad[0, 0][inside] != 0).all() and not x.grad[0, :, ~inside].any()
 
 
+def test_the_face_term_reaches_the_decoder() -> None:
+    step = face_step(face_lpips_weight=0.5)
+    step.rec_weight = 0.0
+    inputs = draw(1, 3, SIDE, SIDE).clamp(-1, 1), draw(1, 4, SIDE // 2, SIDE // 2, seed=1)
+    step(*inputs, None, [[FACE]])["loss"].backward()
+    assert all(p.grad.any() for p in step.vae.decoder.parameters() if p.ndim > 1)
+
+
 def test_a_batch_without_faces_trains_all_the_same() -> None:
     step = face_step(face_weight=2.0, face_lpips_weight=0.5)
     inputs = draw(2, 3, SIDE, SIDE).clamp(-1, 1), draw(2, 4, SIDE // 2, SIDE // 2, seed=1)

@@ -30,11 +30,13 @@ from tests.trainer.children import (
 from tests.trainer.runs import call_entry, forget_processes, losses, options
 from tests.trainer.test_ranks import run_two
 from trainer.options.config import TrainConfig
-from trainer.photos.cached_batches import LatentCache, places_of
+from trainer.photos.batches import Draws
+from trainer.photos.cached_batches import LatentCache, Record, cached_sample, places_of
 from trainer.photos.crop_sets import CropSet
 from trainer.photos.latent_cache import INDEX, SHARDS
 from trainer.photos.loader import training_batches
 from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sample_line import Place
 from trainer.photos.sources import open_photos
 from trainer.training import caching, session
 from trainer.training.caching import encode_photo
@@ -112,6 +114,24 @@ def test_crops_around_faces_come_from_the_cache_with_their_boxes(train, tmp_path
     assert train(tmp_path / "other", *flags[:-1], 0.7, *cache_flags(tmp_path, 4)) == 0
     moved = (*flags, *cache_flags(tmp_path, 4), "--face-max-height", 40)
     assert train(tmp_path / "stale", *moved) == 1  # other crops than the cache's
+
+
+def test_boxes_go_with_the_variant_that_is_read(photo_folder, tmp_path):
+    photos = open_photos(str(boxed(photo_folder, tmp_path)), 32)
+    first = next(i for i, photo in enumerate(photos.photos) if photo.faces)
+    draws = Draws(0, 32, (4, 16, 16), True)
+    record = Record(np.zeros((32, 32, 3), np.uint8), torch.zeros(4, 16, 16), None)
+
+    class Cache(LatentCache):
+        def read(self, record_id: str, epoch: int) -> Record:
+            return record
+
+    kept = Cache(tmp_path, 3, {})
+    boxes = [
+        cached_sample(kept, photos, Place(first, epoch, True), (first,), draws).faces
+        for epoch in range(6)
+    ]
+    assert boxes[:3] == boxes[3:] and boxes[0] != boxes[1]
 
 
 def boxed(photo_folder: Path, folder: Path) -> Path:
