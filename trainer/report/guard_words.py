@@ -13,7 +13,8 @@ def guard_words(guard: Mapping[str, Any]) -> str:
     allowed, step = guard["allowed"], guard["step"]
     if guard["kept"]:
         end = change_words(guard["lost"], allowed)
-        return f"general photos {end} at step {step}, within the {allowed:g} dB allowed: exported"
+        kept = f"general photos {end} at step {step}, within the {allowed:g} dB allowed"
+        return f"{kept}: exported is that step"
     broken = broken_words(guard["lost"], allowed, step)
     if guard["exported"] is None:
         return f"{broken}, and no measured step keeps to it: nothing is exported"
