@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from trainer.errors import UserError
-from trainer.judge.scores import PhotoScore, compare
+from trainer.judge.scores import PhotoScore, figure, mean, pair_up
 from trainer.training.run import Run
 
 PATIENCE = 3  # evaluations in a row
@@ -26,8 +26,8 @@ def decibels_lost(base: Sequence[PhotoScore], tuned: Sequence[PhotoScore]) -> fl
     """
     if any(score.psnr is not None and math.isnan(score.psnr) for score in tuned):
         return None
-    figure = compare(base, tuned).get("psnr")
-    return -figure["difference"] if figure else None
+    pairs = [(figure(a, "psnr"), figure(b, "psnr")) for a, b in pair_up(base, tuned)]
+    return mean(a - b for a, b in pairs if a is not None and b is not None)
 
 
 def require_general_figures(run: Run) -> None:

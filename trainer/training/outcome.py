@@ -10,7 +10,7 @@ from trainer.errors import UserError
 from trainer.report.guard_words import guard_words
 from trainer.training.checkpoints import fault, folder_name
 from trainer.training.distributed import on_all, on_main
-from trainer.training.guard import decibels_lost, forget_best_that_breaks, keeps, lost_at
+from trainer.training.guard import decibels_lost, keeps, lost_at
 from trainer.training.judging import Scores, draw, score
 from trainer.training.run import Run, State
 from trainer.training.saving import averaged_state
@@ -34,7 +34,6 @@ def find_outcome(run: Run) -> Outcome | None:
     """
     if keeps(run, run.state.step):
         return at_end(run)
-    forget_best_that_breaks(run)
     best = None if run.state.best_step is None else _read_back(run, run.state.best_step)
     return best if best and _still_keeps(run, best) else None
 
