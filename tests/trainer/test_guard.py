@@ -75,6 +75,14 @@ def state(run: Path) -> dict:
     return json.loads((folder / "state.json").read_text())["run"]
 
 
+def write_manifest_of(folder: Path, name: str) -> None:
+    """Let a changed file of a checkpoint pass for what was written."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    size, digest = (folder / name).stat().st_size, sha256_file(folder / name)
+    manifest["files"][name] = {"bytes": size, "sha256": digest}
+    write_json(folder / "manifest.json", manifest)
+
+
 def assert_exported(run: Path, step: int) -> None:
     """The export holds the tensors of a step's checkpoint, in both of its files."""
     kept = load_file(run / "checkpoints" / f"step_{step:06d}" / "weights.safetensors")
@@ -202,6 +210,16 @@ def test_a_damaged_best_step_is_not_exported(guarded, ended, tmp_path, capsys):
     assert exported(run) == exported(ended[0])
 
 
+def test_what_reads_back_as_worse_than_noted_is_not_exported(guarded, ended, tmp_path):
+    run = shutil.copytree(ended[0], tmp_path / "run")
+    shutil.rmtree(run / "export")
+    folders = {step: run / "checkpoints" / f"step_{step:06d}" for step in (1, 4)}
+    shutil.copy(folders[4] / "weights.safetensors", folders[1])
+    write_manifest_of(folders[1], "weights.safetensors")
+    assert guarded(run, *GUARDED, "--resume") == 3
+    assert not (run / "export").exists() and report(run)["guard"]["exported"] is None
+
+
 def test_a_checkpoint_from_before_the_guard_is_taken_up(guarded, tmp_path, capsys):
     run = tmp_path / "run"
     assert guarded(run, *STEPS, "--max-steps", 2) == 0
@@ -209,10 +227,7 @@ def test_a_checkpoint_from_before_the_guard_is_taken_up(guarded, tmp_path, capsy
     kept = json.loads((folder / "state.json").read_text())
     del kept["run"]["general_lost"]
     write_json(folder / "state.json", kept)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    path = folder / "state.json"
-    manifest["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    write_json(folder / "manifest.json", manifest)
+    write_manifest_of(folder, "state.json")
     assert guarded(run, *STEPS, "--max-steps", 20, "--no-worse", 0.05, "--resume") == 0
     said = capsys.readouterr().out
     assert "judged only at the end, as --eval-every is 0" in said and "give --eval-every 1," in said
