@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import shutil
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -279,6 +280,7 @@ def test_words_tell_a_loss_from_what_is_allowed_and_say_what_is_no_number():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork")
 def test_two_processes_agree_on_the_verdict(guarded, tiny_base, photo_folder, dull, tmp_path):
     for every, codes in ((1, 0), (2, 3)):
         flags = (*FORGETS, "--eval-every", every, "--no-worse", 0.05)
