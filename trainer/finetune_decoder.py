@@ -12,12 +12,13 @@ if not __package__:  # run as a file: import from the project's root, not from t
 from trainer.errors import UserError, sentence
 from trainer.options.command_line import parse_command_line
 from trainer.training.distributed import lost_contact
+from trainer.training.guard import NothingKept
 from trainer.training.interrupts import Interrupted, Interrupts
 from trainer.training.out_of_memory import UNCOUNTED, is_out_of_memory
 from trainer.training.session import run_session
 from vae_core.checkpoint import CheckpointError
 
-FAILED, MISUSED = 1, 2
+FAILED, MISUSED, WORSE = 1, 2, 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         run_session(config, interrupts)
     except Interrupted as stop:
         return 128 + stop.signal
+    except NothingKept as verdict:
+        return _complain(verdict, WORSE)
     except (UserError, CheckpointError, OSError) as error:
         return _complain(error, FAILED)
     except (RuntimeError, MemoryError) as error:

@@ -1,7 +1,8 @@
 """Fixtures for whole runs: a tiny base on disk, a few small photos, the entry called in process."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,20 @@ Train = Callable[..., int]
 @pytest.fixture
 def train(tiny_base: Path, photo_folder: Path) -> Train:
     """Call the entry with small defaults, which flags given later replace; return its exit code."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(output: Path, *flags: object) -> int:
         return call_entry(options(tiny_base, photo_folder, output, *flags))
 
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with signals_as_they_were():
+        yield call
+
+
+@contextmanager
+def signals_as_they_were() -> Iterator[None]:
+    """Give the handlers of signals back that the entry takes over."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

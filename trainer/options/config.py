@@ -282,8 +282,10 @@ class TrainConfig:
     )
     no_worse: float | None = _score(
         None,
-        "decibels that --general-val-data may lose at most: the best checkpoint that keeps to it "
-        "is exported, and the run ends with a plain verdict",
+        "decibels that --general-val-data may lose at most to the base, on average: where the end "
+        "loses more, the best measured step that keeps to it is exported instead, where none does "
+        "nothing is (exit code 3), and the run ends with a verdict; training ends early after 3 "
+        "evaluations in a row that lose more, unless the loss shrinks",
         at_least=0,
     )
 

@@ -21,6 +21,7 @@ def check_together(config: TrainConfig) -> None:
     _check_window(config)
     _check_cache(config)
     _check_faces(config)
+    _check_guard(config)
 
 
 def _check_background(colour: str) -> None:
@@ -96,4 +97,12 @@ def _check_cache(config: TrainConfig) -> None:
         raise UserError(
             "Expected --cache-latents without --streaming: a cache needs the list of all photos "
             "beforehand, so drop one of the two."
+        )
+
+
+def _check_guard(config: TrainConfig) -> None:
+    if config.no_worse is not None and not config.general_val_data:
+        raise UserError(
+            f"Expected --general-val-data together with --no-worse {config.no_worse:g}, but it is "
+            "not given: name photos of another kind that must not get worse, or drop --no-worse."
         )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from trainer.report.figures import Report, change, figure_title, labels, number
+from trainer.report.guard_words import guard_words
 
 LEAST_DB = 0.01  # smaller changes of PSNR are called none
 LEAST_SHARE = 0.005  # the same for a perceptual distance, as a share of the first model's
@@ -27,7 +28,10 @@ def verdict(report: Report) -> Verdict:
     name = names[1] if len(names) == 2 else _best(report, names[1:])
     if _is_broken(report, name):
         return Verdict("worse", "Broken: the model gives values that are no numbers", [])
+    guard = report.get("guard")
     compared = report["difference"][name]
+    if guard and guard["exported"] is None:
+        return Verdict("worse", "Nothing exported: see the guard", _details(report, name, compared))
     tone = _tone(report, name, compared.get("val", {}))
     who = "" if len(names) == 2 else f"{shown[name]}: "
     headline = who + _headline(tone, compared.get("val", {}))
@@ -96,12 +100,18 @@ def _headline(tone: str, compared: Mapping[str, Any]) -> str:
 
 def _details(report: Report, name: str, compared: Mapping[str, Any]) -> list[str]:
     details = [
+        _guard(report),
         _perceptual_words(report, name, "val"),
         _certainty(compared.get("val", {}).get("psnr")),
         _elsewhere(compared.get("general", {}).get("psnr")),
         _perceptual_words(report, name, "general"),
     ]
     return [line for line in details if line]
+
+
+def _guard(report: Report) -> str:
+    guard = report.get("guard")
+    return f"Guard: {guard_words(guard)}." if guard else ""
 
 
 def _perceptual_words(report: Report, name: str, group: str) -> str:

@@ -101,9 +101,15 @@ def thin_out(root: Path, keep: int) -> None:
                 remove_checkpoint(folder)
 
 
-def mark_best(root: Path, step: int) -> None:
-    """Write down which checkpoint is the best: a text file, as links do not exist everywhere."""
-    write_text(root / BEST, folder_name(step) + "\n")
+def mark_best(root: Path, step: int | None) -> None:
+    """Write down which checkpoint is the best: a text file, as links do not exist everywhere.
+
+    None takes the mark away.
+    """
+    if step is None:
+        (root / BEST).unlink(missing_ok=True)
+    else:
+        write_text(root / BEST, folder_name(step) + "\n")
 
 
 def best_checkpoint(root: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The end of a run: last figures, last checkpoint, export, report, model card."""
+"""The end of a run: last figures, last checkpoint, export, report, model card, verdict."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,14 +14,17 @@ from trainer.options.config import recipe
 from trainer.photos.photo_set import write_skipped
 from trainer.photos.skips import Skip, SkippedPhoto
 from trainer.report.card import loaders, model_card
+from trainer.report.guard_words import guard_words
 from trainer.report.pages import HTML_NAME, write_report
 from trainer.report.report_data import build_report
 from trainer.report.table import print_table
 from trainer.training import saving
 from trainer.training.checkpoints import best_checkpoint
 from trainer.training.distributed import on_main
+from trainer.training.guard import NothingKept
 from trainer.training.judging import judge, original, summaries
 from trainer.training.meter import Meter
+from trainer.training.outcome import Outcome, at_end, find_outcome, guard_facts, nothing_kept
 from trainer.training.run import Run
 from trainer.training.start_text import loss_in_words
 from trainer.training.waiting import advice, share_of_run
@@ -35,42 +38,56 @@ PROBE_SIDE = 256  # pixels; enough to compare decodes, and quick where there is 
 
 
 def finish(run: Run, meter: Meter) -> None:
-    """Measure what was reached, save it, export it, and say so."""
+    """Measure what was reached, save it, export it or what the guard puts in its place, say so.
+
+    Raises NothingKept, with the verdict, where the guard leaves nothing to export.
+    """
     if run.state.evaluated_step != run.state.step or not run.scores:
         judge(run, meter)
     saving.save(run)
     run.interrupts.leave(run.accelerator)
+    outcome = find_outcome(run)
     meter.close()
-    on_main(run.accelerator, lambda: _write_results(run))
+    on_main(run.accelerator, lambda: _write_results(run, outcome))
+    if outcome is None:
+        raise NothingKept(nothing_kept(run))
 
 
-def _write_results(run: Run) -> None:
-    tuned = from_state(run.base.architecture, saving.averaged_state(run))
+def _write_results(run: Run, outcome: Outcome | None) -> None:
+    """Export and report an outcome; of none, report what the end would have been."""
+    shown = outcome or at_end(run)
+    tuned = from_state(run.base.architecture, shown.tensors)
     config = asdict(run.config)
     report = build_report(
-        {"base": run.base_scores, "tuned": run.scores},
+        {"base": run.base_scores, "tuned": shown.scores},
         run.perceptual,
         eval_resolution=run.config.eval_resolution,
-        facts=_facts(run),
+        facts=_facts(run, shown) | {"guard": guard_facts(run, outcome)},
     )
-    exported = export_run(
+    exported = _export(run, outcome, tuned) if outcome else None
+    if exported:
+        report["export"] = _checked(exported)
+    write_report(run.folder.path, report, run.log.read(), _pictures(run, tuned, shown), config)
+    _write_skipped(run)
+    if exported:
+        write_text(run.folder.path / "README.md", model_card(report, config))
+        print(_closing_words(run, report, exported))
+
+
+def _export(run: Run, outcome: Outcome, tuned: torch.nn.Module) -> Exported:
+    return export_run(
         tuned,
         run.base,
         run.folder.export,
         run.config.export_dtype,
         _probe(run),
         recipe(run.config),
-        {"base": summaries(run.base_scores), "tuned": summaries(run.scores)},
+        {"base": summaries(run.base_scores), "tuned": summaries(outcome.scores)},
         run.config.trainable,
     )
-    report["export"] = _checked(exported)
-    write_report(run.folder.path, report, run.log.read(), _pictures(run, tuned), config)
-    write_text(run.folder.path / "README.md", model_card(report, config))
-    _write_skipped(run)
-    print(_closing_words(run, report, exported))
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: Run, outcome: Outcome) -> dict[str, Any]:
     hub_id = run.config.vae if run.base.revision else None
     sets = {"train": run.photos.train, "val": run.photos.val, "general": run.photos.general}
     return {
@@ -83,11 +100,11 @@ def _facts(run: Run) -> dict[str, Any]:
             "architecture": run.base.architecture,
         },
         "run": {
-            "steps": run.state.step,
-            "images": run.state.position,
-            "seconds": round(run.state.elapsed, 1),
+            "steps": outcome.state.step,
+            "images": outcome.state.position,
+            "seconds": round(outcome.state.elapsed, 1),
             "trained": run.config.trainable,
-            "skipped_steps": run.state.skipped,
+            "skipped_steps": outcome.state.skipped,
             "loss": loss_in_words(run.config, run.base, run.perceptual).splitlines(),
         },
         "data": {
@@ -125,7 +142,7 @@ def _probe(run: Run) -> Tensor:
     return torch.rand(1, 3, 4 * multiple, 4 * multiple, generator=generator) * 2 - 1
 
 
-def _pictures(run: Run, tuned: torch.nn.Module) -> list[Picture]:
+def _pictures(run: Run, tuned: torch.nn.Module, outcome: Outcome) -> list[Picture]:
     """Reconstruct the photos that tell most, by base and by tuned."""
     sets = {"val": run.photos.val, "general": run.photos.general}
     pictures: list[Picture] = []
@@ -133,7 +150,7 @@ def _pictures(run: Run, tuned: torch.nn.Module) -> list[Picture]:
         for group, photos in sets.items():
             if photos is None or not run.config.sample_photos:
                 continue
-            ids = choose_telling(run.base_scores[group], run.scores[group], SHOWN[group])
+            ids = choose_telling(run.base_scores[group], outcome.scores[group], SHOWN[group])
             multiple, side = multiple_for(base), run.config.eval_resolution
             opened = open_pictures(photos, ids, side, multiple, group)
             pictures += with_model(opened, "base", base, run.accelerator.device)
@@ -162,7 +179,8 @@ def _closing_words(run: Run, report: Mapping[str, Any], exported: Exported) -> s
         _about_fp16(exported),
         _about_skipped(run),
         _about_waiting(run),
-        _about_best(run),
+        _about_best(run, report),
+        f"guard    {guard_words(report['guard'])}" if report["guard"] else None,
         "",
         loaders(run.base.architecture),
     ]
@@ -189,9 +207,9 @@ def _about_waiting(run: Run) -> str | None:
     return f"waiting  {said}" if said else None
 
 
-def _about_best(run: Run) -> str | None:
+def _about_best(run: Run, report: Mapping[str, Any]) -> str | None:
     best = best_checkpoint(run.folder.checkpoints)
-    if best is None or run.state.best_step == run.state.step:
+    if best is None or run.state.best_step == report["run"]["steps"]:
         return None
     return (
         f"best     the held-out loss was lowest at {best.name}, before the end; to take that one: "

@@ -13,6 +13,8 @@ from trainer.judge.evaluation import score_photos
 from trainer.judge.samples import save_sheet
 from trainer.judge.scores import PhotoScore, summarise
 from trainer.photos.photo_set import PhotoSet
+from trainer.report.guard_words import broken_words
+from trainer.training import guard
 from trainer.training.distributed import joined, on_all, on_main
 from trainer.training.meter import Meter, refresh_seconds
 from trainer.training.run import Run
@@ -84,6 +86,8 @@ def judge_base(run: Run, meter: Meter) -> bool:
     with original(run) as vae:
         scores = score(run, vae, "the base")
     run.base_scores = scores or {}
+    if scores:
+        guard.require_general_figures(run)
     if scores and not run.state.step:
         run.scores, run.state.evaluated_step = scores, 0
         meter.log_evaluation(0, {"base": summaries(scores), "tuned": summaries(scores)})
@@ -96,12 +100,14 @@ def judge(run: Run, meter: Meter) -> bool:
         scores = score(run, vae, f"step {run.state.step}")
         if scores is None:
             return False
-        on_main(run.accelerator, lambda: _draw(run, vae))
+        on_main(run.accelerator, lambda: draw(run, vae, run.state.step))
     run.state.evaluated_step = run.state.step
     run.scores = scores
+    guard.note(run)
     meter.log_evaluation(
         run.state.step, {"base": summaries(run.base_scores), "tuned": summaries(scores)}
     )
+    _say_if_broken(run, meter)
     return _remember_best(run, summaries(scores)["val"].get("all", {}))
 
 
@@ -110,12 +116,19 @@ def summaries(scores: Scores) -> dict[str, Any]:
     return {name: summarise(found) for name, found in scores.items()}
 
 
-def _draw(run: Run, vae: nn.Module) -> None:
+def _say_if_broken(run: Run, meter: Meter) -> None:
+    step = run.state.step
+    if not guard.keeps(run, step):
+        meter.say(broken_words(guard.lost_at(run, step), run.config.no_worse, step))
+
+
+def draw(run: Run, vae: nn.Module, step: int) -> None:
+    """Write the sample sheet of a step: held-out photos by the base and by a model."""
     if not run.config.sample_photos:
         return
     with original(run) as base:
         save_sheet(
-            run.folder.samples / f"step_{run.state.step:06d}.png",
+            run.folder.samples / f"step_{step:06d}.png",
             base,
             vae,
             run.photos.val,
@@ -126,10 +139,14 @@ def _draw(run: Run, vae: nn.Module) -> None:
 
 
 def _remember_best(run: Run, found: dict[str, Any]) -> bool:
-    """Compare the held-out photos' loss (weights as in training) with the lowest so far."""
+    """Compare the held-out photos' loss (weights as in training) with the lowest so far.
+
+    What general photos lost beyond `--no-worse` is never the best, however good on the held-out.
+    """
     loss = held_out_loss(run, found)
     best = run.state.best_score
-    if loss is None or (best is not None and loss >= best):
+    kept = guard.keeps(run, run.state.step)
+    if loss is None or not kept or (best is not None and loss >= best):
         return False
     run.state.best_step, run.state.best_score = run.state.step, loss
     return True

@@ -15,6 +15,7 @@ from trainer.photos.face_crops import Heights
 from trainer.photos.loader import training_batches
 from trainer.training import saving
 from trainer.training.distributed import all_finite, joined, mean_over_processes, on_all
+from trainer.training.guard import PATIENCE, gave_up
 from trainer.training.interrupts import Interrupted
 from trainer.training.judging import judge
 from trainer.training.meter import Meter
@@ -31,11 +32,14 @@ Terms = dict[str, Tensor]
 
 
 def train(run: Run, meter: Meter) -> None:
-    """Train until steps or minutes are spent; on a stop, save and raise `Interrupted`."""
+    """Train until steps or minutes are spent, or the guard gives up.
+
+    On a stop, save and raise `Interrupted`.
+    """
     batches = TimedBatches(batches_of(run))
     clock = _Clock(run)
     in_a_row = 0
-    while progress(run.config, run.state.step, run.state.elapsed) < 1.0:
+    while progress(run.config, run.state.step, run.state.elapsed) < 1.0 and not gave_up(run):
         rate = learning_rate(run.config, run.state.step, run.state.elapsed)
         set_learning_rate(run.optimizer, rate)
         with batches.step():
@@ -52,6 +56,7 @@ def train(run: Run, meter: Meter) -> None:
         if terms:
             _evaluate_and_save(run, meter)
         clock.read()
+    _say_if_early(run, meter)
 
 
 class _Clock:
@@ -193,6 +198,14 @@ def _leave_if_asked(run: Run) -> None:
     if run.interrupts.agreed(run.accelerator):
         saving.save(run)
         raise Interrupted(run.interrupts.signal)
+
+
+def _say_if_early(run: Run, meter: Meter) -> None:
+    if gave_up(run) and progress(run.config, run.state.step, run.state.elapsed) < 1.0:
+        meter.say(
+            f"training ends early, at step {run.state.step}: general photos lost more than "
+            f"{run.config.no_worse:g} dB at {PATIENCE} evaluations in a row, and it does not shrink"
+        )
 
 
 def _evaluate_and_save(run: Run, meter: Meter) -> None:

@@ -67,6 +67,7 @@ class State:
     evaluated_step: int | None = None
     best_step: int | None = None
     best_score: float | None = None
+    general_lost: list[list] = field(default_factory=list)  # step, dB or None, per evaluation
     skipped_photos: list[list[str]] = field(default_factory=list)  # name, reason, detail
 
 

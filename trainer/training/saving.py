@@ -14,6 +14,7 @@ from trainer.options.toml_file import to_toml
 from trainer.training.checkpoints import mark_best, require_complete, save_checkpoint, thin_out
 from trainer.training.distributed import joined, on_all, on_main
 from trainer.training.ema import copy_into
+from trainer.training.guard import forget_best_that_breaks
 from trainer.training.run import Run, State
 from trainer.vae.lora import merged_state
 from trainer.vae.metadata import weights_metadata
@@ -22,6 +23,7 @@ from vae_core.checkpoint import read_tensors, write_safetensors
 from vae_core.files import replace_file, write_json
 
 _WEIGHT, _AVERAGE = "weight.", "average."
+_MAY_LACK = {"general_lost"}  # of State: where it is missing, the guard begins to count anew
 
 
 def averaged_state(run: Run) -> dict[str, Tensor]:
@@ -48,8 +50,8 @@ def _save_on_main(run: Run, random_states: list[dict[str, Any]]) -> None:
         "state.json": lambda path: write_json(path, _state(run)),
     }
     save_checkpoint(run.folder.checkpoints, run.state.step, writers)
-    if run.state.best_step == run.state.step:
-        mark_best(run.folder.checkpoints, run.state.step)
+    # at every save, as a kill may have come between the best one's writing and its mark
+    mark_best(run.folder.checkpoints, run.state.best_step)
     thin_out(run.folder.checkpoints, run.config.keep_checkpoints)
 
 
@@ -121,6 +123,7 @@ def _take_up(run: Run, folder: Path) -> int:
     _refuse_incomplete(folder, state)
     _refuse_other_run(run, state)
     run.state = State(**state["run"])
+    forget_best_that_breaks(run)
     run.ema.updates = state["ema_updates"]
     _restore_weights(run, read_tensors(folder / "training.safetensors"))
     _restore_optimizer(run, folder / "optimizer.pt")
@@ -128,7 +131,7 @@ def _take_up(run: Run, folder: Path) -> int:
 
 
 def _refuse_incomplete(folder: Path, state: dict[str, Any]) -> None:
-    wanted = {field.name for field in fields(State)}
+    wanted = {field.name for field in fields(State)} - _MAY_LACK
     entries = {"ema_updates", "base_sha256", "photos_sha256", "seed", "global_batch", "run"}
     missing = sorted(entries - set(state))
     missing += sorted(wanted - set(state.get("run", {})))

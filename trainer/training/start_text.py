@@ -15,6 +15,7 @@ from trainer.names import printable
 from trainer.options.config import TrainConfig
 from trainer.photos.photo_set import PhotoSet
 from trainer.training.cache_plan import in_words, plan_cache
+from trainer.training.guard import PATIENCE
 from trainer.training.losses import describe_reductions
 from trainer.training.memory import planned_model
 from trainer.training.run import Photos
@@ -69,6 +70,7 @@ def start_text(plan: Plan) -> str:
         ("keeps", plan.kept),
         ("loss", loss_in_words(config, base, perceptual)),
         ("run", _length(config)),
+        ("guard", _guard(config)),
         ("optimizer", _optimizer(config)),
         ("precision", _precision(config, base, plan.device)),
         ("missing", "\n".join(_missing(config, photos, perceptual))),
@@ -163,6 +165,22 @@ def _length(config: TrainConfig) -> str:
     if config.max_train_minutes:
         steps += f" or {config.max_train_minutes:g} minutes, whichever comes first"
     return f"{steps}; seed {config.seed}"
+
+
+def _guard(config: TrainConfig) -> str:
+    if config.no_worse is None:
+        return ""
+    text = (
+        f"general photos may lose {config.no_worse:g} dB: if the end loses more, the best measured "
+        f"step that keeps to it is exported, or nothing;\nafter {PATIENCE} evaluations in a "
+        "row that lose more training ends early, unless the loss shrinks"
+    )
+    if config.eval_every and config.eval_every < config.max_steps:
+        return text
+    return text + (
+        f"\njudged only at the end, as --eval-every is {config.eval_every}, with no earlier step "
+        f"to fall back on:\ngive --eval-every {max(1, config.max_steps // 20)}, say"
+    )
 
 
 def _optimizer(config: TrainConfig) -> str:
