@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.trainer.runs import exported, losses
+from trainer.options.config import TrainConfig
 from trainer.options.toml_file import from_toml
+from trainer.training.judging import held_out_loss
 
 
 def weights(run: Path, step: int, part: str = "weights") -> dict[str, torch.Tensor]:
@@ -103,3 +105,21 @@ def test_the_average_counts_real_steps_only(train, tmp_path):
     folder = tmp_path / "run" / "checkpoints" / "step_000003"
     state = json.loads((folder / "state.json").read_text())
     assert state["ema_updates"] == 3 and state["run"]["position"] == 12
+
+
+def test_the_held_out_loss_weighs_faces_as_training_does() -> None:
+    def loss(**weights: float) -> float:
+        given = {"vae": "x", "data": "y", "output": "z", "rec_weight": 2.0}
+        return held_out_loss(TrainConfig(**given, **weights), found)
+
+    whole = {"psnr": 20.0, "lpips": 0.1}
+    found = {"all": whole, "faces": {"lpips": 0.5}}
+    assert loss(lpips_weight=0.0) == pytest.approx(0.04)  # 4 / 100: pixels alone, unweighted
+    assert loss(lpips_weight=0.3) == pytest.approx(0.08 + 0.03)
+    assert loss(lpips_weight=0.3, face_lpips_weight=0.4) == pytest.approx(0.08 + 0.03 + 0.2)
+    found = {"all": whole}  # no face was found
+    assert loss(lpips_weight=0.3, face_lpips_weight=0.4) == pytest.approx(0.08 + 0.03)
+    found = {"all": {"psnr": 20.0, "lpips": None, "encoder_distance": 0.2}}
+    assert loss(lpips_weight=0.5) == pytest.approx(0.08 + 0.1)
+    found = {"all": {"psnr": None}}
+    assert loss() is None

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from trainer.judge.evaluation import score_photos
 from trainer.judge.samples import save_sheet
 from trainer.judge.scores import PhotoScore, summarise
+from trainer.options.config import TrainConfig
 from trainer.photos.photo_set import PhotoSet
 from trainer.report.guard_words import broken_words
 from trainer.training import guard
@@ -108,7 +109,7 @@ def judge(run: Run, meter: Meter) -> bool:
         run.state.step, {"base": summaries(run.base_scores), "tuned": summaries(scores)}
     )
     _say_if_broken(run, meter)
-    return _remember_best(run, summaries(scores)["val"].get("all", {}))
+    return _remember_best(run, summaries(scores)["val"])
 
 
 def summaries(scores: Scores) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def _remember_best(run: Run, found: dict[str, Any]) -> bool:
 
     What general photos lost beyond `--no-worse` is never the best, however good on the held-out.
     """
-    loss = held_out_loss(run, found)
+    loss = held_out_loss(run.config, found)
     best = run.state.best_score
     kept = guard.keeps(run, run.state.step)
     if loss is None or not kept or (best is not None and loss >= best):
@@ -152,17 +153,27 @@ def _remember_best(run: Run, found: dict[str, Any]) -> bool:
     return True
 
 
-def held_out_loss(run: Run, found: dict[str, Any]) -> float | None:
-    """Turn a summary into one number, lower is better; None where a figure is missing.
+def held_out_loss(config: TrainConfig, found: dict[str, Any]) -> float | None:
+    """Turn the held-out set's summary into one number, lower is better; None without a PSNR.
 
-    The squared error on [-1, 1], from the PSNR, and the perceptual distance, weighted as in the
-    training loss, whichever pixel loss that has.
+    The squared error on [-1, 1], from the PSNR, and the perceptual distances of photos and of
+    faces, weighted as in the training loss, whichever pixel loss that has. What was not measured
+    is left out.
     """
-    psnr = found.get("psnr")
-    distance = found.get("encoder_distance") if found.get("lpips") is None else found["lpips"]
-    if psnr is None:
+    whole = found.get("all", {})
+    if whole.get("psnr") is None:
         return None
-    squared_error = 4 * 10 ** (-psnr / 10)
-    if distance is None or not run.config.lpips_weight:
+    squared_error = 4 * 10 ** (-whole["psnr"] / 10)
+    distances = (
+        (config.lpips_weight, _distance(whole)),
+        (config.face_lpips_weight, _distance(found.get("faces", {}))),
+    )
+    terms = [weight * distance for weight, distance in distances if distance is not None]
+    if not any(terms):
         return squared_error
-    return run.config.rec_weight * squared_error + run.config.lpips_weight * distance
+    return config.rec_weight * squared_error + sum(terms)
+
+
+def _distance(region: dict[str, Any]) -> float | None:
+    lpips = region.get("lpips")
+    return region.get("encoder_distance") if lpips is None else lpips
