@@ -1,8 +1,11 @@
 """Whole small runs: what trains, what does not, and that it adds up."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -123,3 +126,51 @@ def test_the_held_out_loss_weighs_faces_as_training_does() -> None:
     assert loss(lpips_weight=0.5) == pytest.approx(0.08 + 0.1)
     found = {"all": {"psnr": None}}
     assert loss() is None
+
+
+def test_photos_are_mixed_in_but_those_measured_on(train, tmp_path, photo_folder, capsys):
+    """Of eight photos to mix in, four are in --data and one is held out: three are left."""
+    own, general = tmp_path / "own", tmp_path / "general"
+    for folder, names in ((own, ("astronaut", "coffee1")), (general, ("chelsea", "coffee"))):
+        folder.mkdir()
+        for photo in photo_folder.glob("*.png"):
+            if photo.stem.startswith(names):
+                shutil.copy(photo, folder)
+    for photo in sorted(own.glob("astronaut*")):
+        shutil.copy(photo, general)
+    held = tmp_path / "held"
+    held.mkdir()
+    shutil.copy(general / "chelsea0.png", held)
+    flags = ("--data", own, "--general-data", general, "--val-data", held, "--face-share", 0.25)
+    assert train(tmp_path / "run", *flags) == 0
+    said = capsys.readouterr().out
+    # chelsea1 to 3 and coffee0, 2, 3: coffee1 and the astronauts are in --data
+    assert "11 to train on (6 of them mixed in), 1 held out" in said
+    assert "25% of the crops of photos of --data" in said and "the rest of photos mixed in" in said
+    assert train(tmp_path / "none", *flags[:2], "--general-data", own, *flags[4:]) == 1
+    assert "nothing is left of it to train on" in capsys.readouterr().err
+
+
+def test_a_run_with_faces_says_what_it_draws_and_logs_what_it_sees(
+    train, tmp_path, photo_folder, capsys
+):
+    photos = sorted(photo_folder.glob("*.png"))
+    content = {
+        "image": [photo.read_bytes() for photo in photos],
+        "faces": [[[30.0, 20.0, 24.0, 32.0]]] * len(photos),
+    }
+    pq.write_table(pa.table(content), tmp_path / "photos.parquet")
+    flags = (
+        "--data",
+        tmp_path / "photos.parquet",
+        "--preset",
+        "demo",
+        "--vae",
+        "bundled:kl-f8-small",
+    )
+    flags += ("--resolution", 64, "--eval-resolution", 64, "--face-lpips-weight", 0.1)
+    assert train(tmp_path / "run", *flags, "--max-steps", 2) == 0
+    assert "50% of the crops around a face, 24 to 64 pixels high, of" in capsys.readouterr().out
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[1])
+    parts = line["rec"] + 0.0 * line.get("distance", 0.0) + 0.1 * line["face_distance"]
+    assert line["face_distance"] > 0 and line["loss"] == pytest.approx(parts, rel=1e-4)

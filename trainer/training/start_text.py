@@ -14,6 +14,8 @@ from trainer.judge.perceptual import Perceptual
 from trainer.names import printable
 from trainer.options.config import TrainConfig
 from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sample_line import sample_line
+from trainer.photos.streaming import PhotoStream
 from trainer.training.cache_plan import in_words, plan_cache
 from trainer.training.guard import PATIENCE
 from trainer.training.losses import describe_reductions
@@ -65,6 +67,7 @@ def start_text(plan: Plan) -> str:
         ("photos", _photo_counts(photos)),
         ("skipped", _skipped(photos)),
         ("crops", _crops(config, plan.world)),
+        ("faces", _face_crops(config, photos.train)),
         ("cache", _cache(plan)),
         ("batch", plan.batch_found),
         ("keeps", plan.kept),
@@ -112,7 +115,11 @@ def _trained(config: TrainConfig, base: Base) -> str:
 
 def _photo_counts(photos: Photos) -> str:
     general = len(photos.general) if photos.general else "no"
-    text = f"{len(photos.train):,} to train on, {len(photos.val):,} held out, {general} general"
+    mixed_in = getattr(photos.train, "mixed_in", 0)
+    among = f" ({mixed_in:,} of them mixed in)" if mixed_in else ""
+    text = (
+        f"{len(photos.train):,} to train on{among}, {len(photos.val):,} held out, {general} general"
+    )
     return f"{text}\n{_sides(photos.train)}"
 
 
@@ -136,6 +143,24 @@ def _crops(config: TrainConfig, world: int) -> str:
         f"{config.resolution} x {config.resolution} pixels, {total:,} a step (batch {factors[0]} x "
         f"accumulation {factors[1]} x {factors[2]} process{'' if world == 1 else 'es'})"
     )
+
+
+def _face_crops(config: TrainConfig, photos: PhotoSet | PhotoStream) -> str:
+    """Say what part of the crops lies around faces, and what the rest is of."""
+    if isinstance(photos, PhotoStream):
+        return ""
+    line = sample_line(photos, config.seed, config.face_share)
+    if not line.share:
+        return ""
+    rest = "photos mixed in by --general-data" if photos.mixed_in else "any photo"
+    first = f"{line.share:.0%} of the crops of photos of --data, whose faces are not known"
+    if line.around_faces:
+        highest = min(config.face_max_height, config.resolution)
+        first = (
+            f"{line.share:.0%} of the crops around a face, {config.face_min_height} to {highest} "
+            f"pixels high, of {len(line.first):,} photos"
+        )
+    return f"{first}; the rest of {rest}"
 
 
 def _cache(plan: Plan) -> str:
