@@ -12,6 +12,8 @@ LOSSES = {
     "rec": "Pixel loss",
     "lpips": "LPIPS loss",
     "distance": "Encoder distance loss",
+    "face_lpips": "LPIPS loss of faces",
+    "face_distance": "Encoder distance loss of faces",
     "kl": "KL",
     "lr": "Learning rate",
 }
