@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
-from tqdm import tqdm
 
 from trainer.errors import UserError
-from trainer.faces import with_faces
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.options.config import BUNDLED, TrainConfig, resolve_vae
+from trainer.photos.face_search import INDEX_NAME, open_search
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
 from trainer.photos.split import hold_out
 from trainer.photos.streaming import PhotoStream
 from trainer.training.distributed import hold_group, main_first, on_all, on_main
 from trainer.training.interrupts import Interrupts, launched
-from trainer.training.meter import refresh_seconds
 from trainer.training.run import Photos
+from trainer.training.ticks import ticks
 from trainer.vae.base import Base, load_base
 
 LOGS = "logs"
@@ -35,6 +33,7 @@ EXCHANGE = DistributedDataParallelKwargs(
     gradient_as_bucket_view=True,
     find_unused_parameters=False,
 )
+FACES_OF = {"train": "photos", "val": "held-out photos", "general": "general photos"}
 SMALLEST_MEASURED = 64  # pixels on the short side; LPIPS' poolings leave nothing of less
 
 
@@ -107,40 +106,45 @@ def _open_all(config: TrainConfig, stop: Interrupts) -> Photos:
     if config.general_val_data:
         general = _open(config, config.general_val_data, SMALLEST_MEASURED, "general photos", stop)
         left_out["general"] = general.skipped
-    measured = [_measured(config, photos, stop) for photos in (val, general)]
-    return Photos(train, *measured, left_out)
+    measured = [_at_most(photos, config.val_photos) for photos in (val, general)]
+    return _with_faces(config, Photos(train, *measured, left_out), stop)
 
 
-def _measured(config: TrainConfig, photos: PhotoSet | None, stop: Interrupts) -> PhotoSet | None:
-    """Take the photos that are measured, with their faces if a detector was given."""
-    photos = _at_most(photos, config.val_photos)
-    if photos is None or config.face_detector_weights is None:
+def _with_faces(config: TrainConfig, photos: Photos, stop: Interrupts) -> Photos:
+    """Take faces from the index, and fill it first where a detector is given.
+
+    A dry run only reads the index. A stream brings its faces itself, or has none.
+    """
+    path = config.face_index
+    if path is None and config.face_detector_weights is not None:
+        path = Path(config.output) / INDEX_NAME
+    search = open_search(config.face_detector_weights, path, looks=not config.dry_run)
+    if search is None:
         return photos
-    return with_faces(photos, config.face_detector_weights, stop.check)
+    known = {}
+    for name, what in FACES_OF.items():
+        some = getattr(photos, name)
+        if isinstance(some, PhotoSet):
+            with ticks(f"looking for faces in {what}", stop) as tick:
+                known[name] = search.known(some, tick)
+    if search.unreadable:
+        print(f"{search.unreadable:,} photos could not be read to look for faces in them")
+    return replace(photos, **known)
 
 
 def _open(
     config: TrainConfig, spec: str, smallest: int, what: str, stop: Interrupts
 ) -> PhotoSet | PhotoStream:
-    with tqdm(desc=f"reading {what}", leave=False, mininterval=refresh_seconds()) as bar:
+    with ticks(f"reading {what}", stop) as tick:
         return open_photos(
             spec,
             smallest,
             split=config.data_split,
             image_column=config.image_column,
             streaming=config.streaming and spec == config.data,
-            progress=_ticker(bar, stop),
+            progress=tick,
             background=config.background_rgb,
         )
-
-
-def _ticker(bar: tqdm, stop: Interrupts) -> Callable[[int, int], None]:
-    def tick(done: int, total: int) -> None:
-        stop.check()
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return tick
 
 
 def _without(train: PhotoSet | PhotoStream, val: PhotoSet) -> PhotoSet | PhotoStream:

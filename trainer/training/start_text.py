@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.judge.perceptual import Perceptual
 from trainer.names import printable
 from trainer.options.config import TrainConfig
+from trainer.photos.face_counts import training_faces_in_words
 from trainer.photos.photo_set import PhotoSet
 from trainer.training.cache_plan import in_words, plan_cache
 from trainer.training.losses import describe_reductions
@@ -62,6 +63,7 @@ def start_text(plan: Plan) -> str:
         ("family", f"{base.family} ({base.family_source})"),
         ("trains", _trained(config, base)),
         ("photos", _photo_counts(photos)),
+        ("faces", _faces(config, photos)),
         ("skipped", _skipped(photos)),
         ("crops", _crops(config, plan.world)),
         ("cache", _cache(plan)),
@@ -112,6 +114,11 @@ def _photo_counts(photos: Photos) -> str:
     general = len(photos.general) if photos.general else "no"
     text = f"{len(photos.train):,} to train on, {len(photos.val):,} held out, {general} general"
     return f"{text}\n{_sides(photos.train)}"
+
+
+def _faces(config: TrainConfig, photos: Photos) -> str:
+    looks_later = config.dry_run and config.face_detector_weights is not None
+    return training_faces_in_words(photos.train, looks_later)
 
 
 def _sides(photos: PhotoSet) -> str:
