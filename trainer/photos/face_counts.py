@@ -40,7 +40,9 @@ def training_faces_in_words(photos: PhotoSet | PhotoStream, looks_later: bool = 
         )
     counts = count_faces(photos)
     unseen = counts.photos - counts.looked_at
-    if not counts.looked_at and not looks_later:
+    if looks_later and not counts.looked_at:
+        return f"{unseen:,} training photos are still to be looked at"
+    if not counts.looked_at:
         return f"no faces are known in the training photos; training goes on without them: {WAYS}"
     rest = f"{unseen:,} {'are still to be' if looks_later else 'were not'} looked at"
     if not counts.heights:

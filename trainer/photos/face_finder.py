@@ -24,13 +24,12 @@ WEIGHTS_URL = (
 )
 WEIGHTS_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 LOOKING = "2"  # version of all that follows: boxes found in another way are not mixed with these
-# YuNet finds faces of 20 to 300 pixels, so it looks at copies of each photo: enlarged twofold as
-# long as that makes no more than MOST_PIXELS, and reduced to half of that and to these long sides.
-# Of 40 faces of 10 px in photos of 1,536 x 1,024 the enlarged copy shows 70 %, the photo none; of
-# 16 px 95 % and 7 %. But it also shows faces in pots and horses, so of it only the small count.
+# YuNet sees faces of 20 to 400 pixels, so it looks at each photo enlarged twofold, as long as that
+# makes no more than MOST_PIXELS, at half of that size, and small enough for a face that fills it.
+# What that finds, and why these figures: docs/faces.md.
 MOST_PIXELS = 6_300_000
-SMALL = 64  # pixels in the largest copy; from here on the other copies serve better
-SIDES = (640, 320, 160)
+SMALL = 64  # pixels in the largest copy, where only smaller faces count: it shows too many others
+SMALLEST_SIDE = 320  # long side of the smallest copy
 CONFIDENCE = 0.8
 OVERLAP = 0.5  # boxes that share more than this part of the smaller one are one face
 
@@ -87,8 +86,8 @@ class FaceFinder:
 def scales(width: int, height: int) -> list[float]:
     """List the sizes at which a photo is looked at, in parts of its own, the largest first."""
     largest = min(2.0, math.sqrt(MOST_PIXELS / (width * height)))
-    smaller = [side / max(width, height) for side in SIDES]
-    return [largest, largest / 2, *(scale for scale in smaller if scale < largest / 2)]
+    smallest = SMALLEST_SIDE / max(width, height)
+    return [largest, largest / 2, *([smallest] if smallest < largest / 2 else [])]
 
 
 def cut(box: Box, width: int, height: int) -> Box | None:
