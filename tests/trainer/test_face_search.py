@@ -123,7 +123,7 @@ def test_a_photo_that_cannot_be_read_is_counted_and_stays_without_knowledge(
     (tmp_path / "photos" / "coffee.png").unlink()
     known = by_name(search.known(photos))
     assert known["coffee.png"] is None and known["grace_hopper.jpg"]
-    assert search.unreadable == 1
+    assert search.unreadable == {next(p.id for p in photos.photos if p.name == "coffee.png")}
     assert len(read_index(search.index.path).photos) == 1
 
 
@@ -134,6 +134,13 @@ def test_a_stop_keeps_what_was_found(search: FaceSearch, photos: PhotoSet) -> No
     with pytest.raises(KeyboardInterrupt):
         search.known(photos, stop)
     assert len(read_index(search.index.path).photos) == 1
+
+
+def test_a_long_search_is_made_in_rounds(search: FaceSearch, photos: PhotoSet) -> None:
+    assert not search.look(photos, seconds=0)
+    assert search._finder.looks == 1
+    assert search.look(photos, seconds=0)
+    assert search.look(photos, seconds=0) and search._finder.looks == 2
 
 
 def test_nothing_given_is_nothing_to_search(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Photos with their faces: as they came, or from the face index, or found now and put into it."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from trainer.photos.boxes import Box
 from trainer.photos.face_finder import FaceFinder, Found, detector_weights
 from trainer.photos.face_index import FaceIndex, Faces, Making, open_index, read_index
 from trainer.photos.photo_set import Photo, PhotoSet
@@ -21,40 +23,56 @@ SAVING_SHARE = 0.05  # of the time, at most, goes into saving an index that has 
 class FaceSearch:
     """Where boxes come from, beside a data set's own: an index, and a detector that fills it.
 
-    Without `finder`, photos that are not in the index stay unknown. `unreadable` counts photos
+    Without `finder`, photos that are not in the index stay unknown. `unreadable`: ids of photos
     that could not be looked at.
     """
 
     def __init__(self, index: FaceIndex, finder: FaceFinder | None) -> None:
         self.index = index
-        self.unreadable = 0
+        self.unreadable: set[str] = set()
         self._finder = finder
         self._saved, self._pause, self._new = time.monotonic(), SAVE_EVERY, 0
 
     def known(self, photos: PhotoSet, progress: Progress | None = None) -> PhotoSet:
-        """Return the set with its faces; `progress` is told how many photos are looked at.
+        """Return the set with its faces, having looked for those that were not known.
 
-        What was found is kept however this ends. A photo that cannot be read keeps None: whoever
-        reads it next says so.
+        A photo that cannot be read keeps None: whoever reads it next says so.
         """
-        lacking = [i for i in range(len(photos)) if self._boxes(photos.photos[i]) is None]
-        if self._finder and lacking:
-            try:
-                for done, i in enumerate(lacking, start=1):
-                    self._look(photos, i)
-                    if progress:
-                        progress(done, len(lacking))
-            finally:
-                self._save()
+        self.look(photos, progress)
         faces = [replace(photo, faces=self._boxes(photo)) for photo in photos.photos]
         return replace(photos, photos=faces)
+
+    def look(
+        self, photos: PhotoSet, progress: Progress | None = None, seconds: float = math.inf
+    ) -> bool:
+        """Look at the photos that are not known, for so long; tell whether all are done.
+
+        `progress` is told how many of them are. What was found is kept however this ends.
+        """
+        until = time.monotonic() + seconds
+        lacking = self._lacking(photos) if self._finder else []
+        try:
+            for done, i in enumerate(lacking, start=1):
+                self._look(photos, i)
+                if progress:
+                    progress(done, len(lacking))
+                if time.monotonic() > until:
+                    return done == len(lacking)
+        finally:
+            self._save()
+        return True
+
+    def _lacking(self, photos: PhotoSet) -> list[int]:
+        known = [self._boxes(photo) is not None for photo in photos.photos]
+        lacking = [i for i in range(len(photos)) if not known[i]]
+        return [i for i in lacking if photos.photos[i].id not in self.unreadable]
 
     def found(self, photo: Photo) -> tuple[Found, ...]:
         """Return the faces of the index in a photo, with their scores; none if it is not there."""
         known = self.index.faces_of(photo)
         return known.found if known else ()
 
-    def _boxes(self, photo: Photo) -> tuple | None:
+    def _boxes(self, photo: Photo) -> tuple[Box, ...] | None:
         if photo.faces is not None:
             return photo.faces
         known = self.index.faces_of(photo)
@@ -64,7 +82,7 @@ class FaceSearch:
         try:
             image = photos.image(i)
         except SkippedPhoto:
-            self.unreadable += 1
+            self.unreadable.add(photos.photos[i].id)
             return
         self.index.photos[photos.photos[i].id] = self._faces(image)
         self._new += 1

@@ -1,6 +1,7 @@
 """Everything that comes before the first step: processes, base, photos, perceptual loss."""
 
 import importlib.util
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from trainer.errors import UserError
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.options.config import BUNDLED, TrainConfig, resolve_vae
-from trainer.photos.face_search import INDEX_NAME, open_search
+from trainer.photos.face_search import INDEX_NAME, FaceSearch, open_search
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
 from trainer.photos.split import hold_out
@@ -33,7 +34,7 @@ EXCHANGE = DistributedDataParallelKwargs(
     gradient_as_bucket_view=True,
     find_unused_parameters=False,
 )
-FACES_OF = {"train": "photos", "val": "held-out photos", "general": "general photos"}
+ROUND = 300.0  # seconds between words to other processes, which wait half an hour for one
 SMALLEST_MEASURED = 64  # pixels on the short side; LPIPS' poolings leave nothing of less
 
 
@@ -89,11 +90,16 @@ def open_base(config: TrainConfig, accelerator: Accelerator) -> Base:
 
 
 def open_all_photos(config: TrainConfig, accelerator: Accelerator, stop: Interrupts) -> Photos:
-    """Scan the photos once, on the main process, and hand the sets to all."""
-    return on_main(accelerator, lambda: _open_all(config, stop))
+    """Scan the photos once, on the main process, look for faces, and hand the sets to all."""
+    held: list[tuple[Photos, FaceSearch | None]] = []  # on the main process
+    on_main(accelerator, lambda: held.append(_open_all(config, stop)))
+    seconds = ROUND if accelerator.num_processes > 1 else math.inf
+    while not on_main(accelerator, lambda: _look(*held[0], stop, seconds)):
+        pass
+    return on_main(accelerator, lambda: _with_faces(*held[0]))
 
 
-def _open_all(config: TrainConfig, stop: Interrupts) -> Photos:
+def _open_all(config: TrainConfig, stop: Interrupts) -> tuple[Photos, FaceSearch | None]:
     train = _open(config, config.data, config.resolution, "photos", stop)
     left_out = {"train": train.skipped}
     if config.val_data:
@@ -107,28 +113,38 @@ def _open_all(config: TrainConfig, stop: Interrupts) -> Photos:
         general = _open(config, config.general_val_data, SMALLEST_MEASURED, "general photos", stop)
         left_out["general"] = general.skipped
     measured = [_at_most(photos, config.val_photos) for photos in (val, general)]
-    return _with_faces(config, Photos(train, *measured, left_out), stop)
+    return Photos(train, *measured, left_out), _open_search(config)
 
 
-def _with_faces(config: TrainConfig, photos: Photos, stop: Interrupts) -> Photos:
-    """Take faces from the index, and fill it first where a detector is given.
-
-    A dry run only reads the index. A stream brings its faces itself, or has none.
-    """
+def _open_search(config: TrainConfig) -> FaceSearch | None:
+    """Open the face index, by default the run's own; a dry run only reads it."""
     path = config.face_index
     if path is None and config.face_detector_weights is not None:
         path = Path(config.output) / INDEX_NAME
-    search = open_search(config.face_detector_weights, path, looks=not config.dry_run)
+    return open_search(config.face_detector_weights, path, looks=not config.dry_run)
+
+
+def _face_sets(photos: Photos) -> dict[str, PhotoSet]:
+    """List the sets that faces are looked for in. A stream brings its own, or has none."""
+    sets = {name: getattr(photos, name) for name in ("train", "val", "general")}
+    return {name: some for name, some in sets.items() if isinstance(some, PhotoSet)}
+
+
+def _look(photos: Photos, search: FaceSearch | None, stop: Interrupts, seconds: float) -> bool:
+    """Look for faces for so long, set by set; tell whether all are done."""
+    for name, some in _face_sets(photos).items() if search else ():
+        with ticks(f"looking for faces ({name})", stop) as tick:
+            if not search.look(some, tick, seconds):
+                return False
+    return True
+
+
+def _with_faces(photos: Photos, search: FaceSearch | None) -> Photos:
     if search is None:
         return photos
-    known = {}
-    for name, what in FACES_OF.items():
-        some = getattr(photos, name)
-        if isinstance(some, PhotoSet):
-            with ticks(f"looking for faces in {what}", stop) as tick:
-                known[name] = search.known(some, tick)
     if search.unreadable:
-        print(f"{search.unreadable:,} photos could not be read to look for faces in them")
+        print(f"{len(search.unreadable):,} photos could not be read to look for faces in them")
+    known = {name: search.known(some) for name, some in _face_sets(photos).items()}
     return replace(photos, **known)
 
 
