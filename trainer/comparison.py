@@ -3,8 +3,6 @@
 import math
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +12,10 @@ from torch import nn
 from tqdm import tqdm
 
 from trainer.errors import UserError
-from trainer.faces import with_faces
 from trainer.judge.evaluation import PhotoScore, multiple_for, score_photos
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.judge.pictures import Picture, open_telling, with_model
+from trainer.photos.face_search import FaceSearch, open_search
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
 from trainer.report.figures import place_name
@@ -26,6 +24,7 @@ from trainer.report.report_data import build_report
 from trainer.report.table import print_table
 from trainer.training.distributed import joined, main_first, on_all, on_main
 from trainer.training.interrupts import Interrupts
+from trainer.training.ticks import ticks
 from trainer.vae.base import load_base
 
 SMALLEST = 8  # pixels: the least that is left by cropping to multiples of 8
@@ -101,31 +100,20 @@ def open_perceptual(options: Namespace, accelerator: Accelerator) -> Perceptual 
 
 
 def open_sets(options: Namespace, stop: Interrupts) -> dict[str, PhotoSet]:
-    """Read the photos, and find the faces in them where a detector is given."""
+    """Read the photos, and their faces from an index, or found where a detector is given."""
+    search = open_search(options.face_detector_weights, options.face_index)
     specs = {"val": options.data, "general": options.general_val_data}
-    return {name: _open_set(name, spec, options, stop) for name, spec in specs.items() if spec}
+    return {name: _open_set(name, spec, search, stop) for name, spec in specs.items() if spec}
 
 
-def _open_set(name: str, spec: str, options: Namespace, stop: Interrupts) -> PhotoSet:
-    with _ticks(f"reading photos ({name})", stop) as tick:
+def _open_set(name: str, spec: str, search: FaceSearch | None, stop: Interrupts) -> PhotoSet:
+    with ticks(f"reading photos ({name})", stop) as tick:
         photos = open_photos(spec, SMALLEST, progress=tick)
-    with _ticks(f"looking for faces ({name})", stop) as tick:
-        photos = with_faces(photos, options.face_detector_weights, tick)
+    if search:
+        with ticks(f"looking for faces ({name})", stop) as tick:
+            photos = search.known(photos, tick)
     print(f"{name}: {photos.summary()}")
     return photos
-
-
-@contextmanager
-def _ticks(what: str, stop: Interrupts) -> Iterator[Callable[..., None]]:
-    """Show a bar that a call moves, to (done, total) or by one; a stop is raised from it."""
-    with tqdm(desc=what, leave=False, delay=1) as bar:
-
-        def tick(done: int | None = None, total: int | None = None) -> None:
-            stop.check()
-            bar.total = total
-            bar.update(1 if done is None else done - bar.n)
-
-        yield tick
 
 
 # Measuring

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 
 from trainer.comparison import NO_LPIPS, SMALLEST, check_request, compare_vaes
 from trainer.errors import UserError, sentence
-from trainer.faces import DOWNLOAD
+from trainer.photos.face_finder import DOWNLOAD
 from trainer.training.interrupts import Interrupted, Interrupts
 from vae_core.checkpoint import CheckpointError
 from vae_core.families import FAMILIES
@@ -83,6 +83,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--face-detector-weights",
         metavar="FILE",
         help=f"YuNet, for figures of faces; '{DOWNLOAD}' fetches it once",
+    )
+    add(
+        "--face-index",
+        metavar="FILE",
+        help="face boxes, as trainer/faces.py writes them; completed where YuNet is given",
     )
     add("--family", choices=sorted(FAMILIES), help="family of the VAEs, where files do not tell")
     return parser.parse_args(argv)  # fmt: skip

@@ -1,136 +1,111 @@
-"""Find faces with YuNet (Wu et al., 2023, https://doi.org/10.1007/s11633-023-1423-y) by OpenCV.
+"""Find the faces in photos: boxes into a face index, and a contact sheet to look at.
 
-Boxes are (x, y, width, height) in upright pixels of the photo.
+python trainer/faces.py --data DATA --output faces.parquet --face-detector-weights FILE
+
+What is in the index is not looked for again, and what was found is kept however this ends, so it
+goes on where it stopped. One file may serve several sets: give it as --face-index to training and
+to trainer/evaluate.py.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-from urllib.error import URLError
 
-import numpy as np
-import torch
-from PIL import Image
+if not __package__:  # run as a file: import from the project's root, not from trainer/
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from trainer.errors import UserError
-from trainer.photos.boxes import Box
-from trainer.photos.photo_set import Photo, PhotoSet
-from trainer.photos.skips import SkippedPhoto
+from trainer.errors import UserError, sentence
+from trainer.judge.face_sheet import Cell, save_face_sheet
+from trainer.photos.face_counts import count_faces, counts_in_words
+from trainer.photos.face_finder import DOWNLOAD
+from trainer.photos.face_search import FaceSearch, open_search
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sources import open_photos
+from trainer.training.interrupts import Interrupted, Interrupts
+from trainer.training.ticks import ticks
 
-DOWNLOAD = "download"  # as --face-detector-weights: fetch YuNet once, into torch's own cache
-WEIGHTS_URL = (
-    "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/"
-    "face_detection_yunet_2023mar.onnx"
-)
-WEIGHTS_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-# YuNet misses close-ups at full size and small faces on a small copy: it looks at both.
-SIDES = (2048, 320)
-CONFIDENCE = 0.7
-OVERLAP = 0.5  # boxes that share more than this part of the smaller one are one face
+FAILED = 1
+SMALLEST = 8  # pixels: the least short side that is looked at
+SHEETS = (".jpg", ".jpeg", ".png")
 
 
-class Found(NamedTuple):
-    """A face and how sure the detector is of it, in [0, 1]."""
-
-    box: Box
-    confidence: float
-
-
-class FaceFinder:
-    """YuNet, loaded from a file; one photo at a time, nothing remembered."""
-
-    def __init__(self, weights: Path) -> None:
-        import cv2  # here, as it is large and most runs do without
-
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        try:
-            # from bytes, as OpenCV cannot open every path that Windows allows
-            model = np.frombuffer(weights.read_bytes(), np.uint8)
-            self._detector = cv2.FaceDetectorYN.create(
-                "onnx", model, np.empty(0, np.uint8), (320, 320), CONFIDENCE
-            )
-        except (OSError, cv2.error) as error:
-            raise UserError(
-                f"expected the face detector YuNet (an .onnx file) at {weights}, but it cannot be "
-                f"read: give its place by --face-detector-weights FILE, or '{DOWNLOAD}'"
-            ) from error
-
-    def find(self, image: Image.Image) -> tuple[Box, ...]:
-        """Return the boxes of the faces in an RGB photo, the largest first."""
-        found = [face for side in SIDES for face in self._look(image, side)]
-        return merge(found)
-
-    def _look(self, image: Image.Image, side: int) -> list[Found]:
-        scale = min(1.0, side / max(image.size))
-        width, height = (max(1, round(length * scale)) for length in image.size)
-        copy_of_it = image.resize((width, height), Image.Resampling.BILINEAR)
-        self._detector.setInputSize((width, height))
-        _, rows = self._detector.detect(np.asarray(copy_of_it)[:, :, ::-1].copy())
-        rows = [] if rows is None else rows
-        return [Found(tuple(float(v) / scale for v in row[:4]), float(row[-1])) for row in rows]
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the process's exit code."""
+    options = parse(argv)
+    interrupts = Interrupts()
+    interrupts.listen()
+    try:
+        find_faces(options, interrupts)
+    except Interrupted as stop:
+        print("faces: what was found is kept; the same command goes on", file=sys.stderr)
+        return 128 + stop.signal
+    except (UserError, OSError) as error:
+        print(f"faces: {sentence(error)}", file=sys.stderr)
+        return FAILED
+    return 0
 
 
-def merge(found: Iterable[Found]) -> tuple[Box, ...]:
-    """Keep the surest of boxes that overlap; the largest first."""
-    kept: list[Box] = []
-    for face in sorted(found, key=lambda face: -face.confidence):
-        if all(shared_part(face.box, other) <= OVERLAP for other in kept):
-            kept.append(face.box)
-    return tuple(sorted(kept, key=lambda box: -box[2] * box[3]))
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; a wrong one ends the process with 2 and a sentence."""
+    first, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(
+        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", required=True, help="photos: folder, Parquet, WebDataset, or hub data set")
+    add("--output", required=True, type=Path, metavar="FILE", help="the face index, .parquet")
+    add(
+        "--face-detector-weights",
+        required=True,
+        metavar="FILE",
+        help=f"YuNet; '{DOWNLOAD}' fetches it once",
+    )
+    add("--sheet", type=_sheet, metavar="FILE", help="contact sheet of faces, .jpg or .png")
+    add("--data-split", default="train", help="split of a hub data set (default train)")
+    add("--image-column", metavar="NAME", help="column of the photos; else the first of images")
+    return parser.parse_args(argv)
 
 
-def shared_part(a: Box, b: Box) -> float:
-    """The part of the smaller box that lies in the other, in [0, 1]."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    smaller = min(a[2] * a[3], b[2] * b[3])
-    return max(0.0, width) * max(0.0, height) / smaller if smaller > 0 else 0.0
+def _sheet(text: str) -> Path:
+    """Read --sheet."""
+    if Path(text).suffix.lower() not in SHEETS:
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .jpg or .png, got {text!r}")
+    return Path(text)
 
 
-def with_faces(
-    photos: PhotoSet, weights: str | None, progress: Callable[[], object] | None = None
-) -> PhotoSet:
-    """Return the set with boxes found for the photos that came without; unchanged if no weights.
+def find_faces(options: argparse.Namespace, stop: Interrupts) -> None:
+    """Fill the index, draw the sheet, print the counts; raises UserError or Interrupted."""
+    search = open_search(options.face_detector_weights, options.output)
+    with ticks("reading photos", stop) as tick:
+        photos = open_photos(
+            options.data,
+            SMALLEST,
+            split=options.data_split,
+            image_column=options.image_column,
+            progress=tick,
+        )
+    print(f"read: {photos.summary()}")
+    with ticks("looking for faces", stop) as tick:
+        photos = search.known(photos, tick)
+    if not options.output.exists():  # every photo came with its faces
+        search.index.save()
+    print(counts_in_words(count_faces(photos)))
+    print(f"index: {options.output} ({len(search.index.photos):,} photos)")
+    if options.sheet:
+        with ticks("drawing the sheet", stop) as tick:
+            save_face_sheet(options.sheet, photos, cells_of(photos, search), tick)
+        print(f"sheet: {options.sheet}")
 
-    A photo that cannot be read keeps None: whoever reads it next says so.
-    """
-    if weights is None or all(photo.faces is not None for photo in photos.photos):
-        return photos
-    finder = FaceFinder(detector_weights(weights))
-    known = []
+
+def cells_of(photos: PhotoSet, search: FaceSearch) -> list[Cell]:
+    """List every face of a set, with its score where it was found by the detector."""
+    cells = []
     for i, photo in enumerate(photos.photos):
-        known.append(_with_own_faces(photos, i, photo, finder))
-        if progress:
-            progress()
-    return dataclasses.replace(photos, photos=known)
+        scores = dict(search.found(photo))
+        cells += [Cell(i, box, scores.get(box)) for box in photo.faces or ()]
+    return cells
 
 
-def _with_own_faces(photos: PhotoSet, i: int, photo: Photo, finder: FaceFinder) -> Photo:
-    if photo.faces is not None:
-        return photo
-    try:
-        return dataclasses.replace(photo, faces=finder.find(photos.image(i)))
-    except SkippedPhoto:
-        return photo
-
-
-def detector_weights(spec: str) -> Path:
-    """Return the file that --face-detector-weights means, fetching it once where asked to."""
-    if spec != DOWNLOAD:
-        return Path(spec)
-    path = Path(torch.hub.get_dir()) / "vae_lab" / WEIGHTS_URL.rsplit("/", 1)[-1]
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(path)
-    return path
-
-
-def _fetch(path: Path) -> None:
-    try:
-        torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SHA256, progress=False)
-    except (OSError, URLError, RuntimeError) as error:  # RuntimeError: another SHA-256
-        raise UserError(
-            f"the face detector could not be fetched from {WEIGHTS_URL} ({error}): fetch the file "
-            "elsewhere and give it by --face-detector-weights FILE, or leave that option out"
-        ) from error
+if __name__ == "__main__":
+    sys.exit(main())

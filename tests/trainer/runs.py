@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from trainer.finetune_decoder import main
 from trainer.options.toml_file import from_toml
+from trainer.photos.face_index import read_index
 from trainer.training.checkpoints import all_checkpoints, fault, step_of
 from trainer.training.metrics_log import MetricsLog
 
@@ -95,6 +96,7 @@ OPENERS = {
     ".json": lambda path: json.loads(path.read_text("utf-8")),
     ".png": _check_picture,
     ".toml": from_toml,
+    ".parquet": read_index,
     ".html": _check_page,
     ".csv": _check_text,
     ".md": _check_text,

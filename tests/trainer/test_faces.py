@@ -1,22 +1,30 @@
-"""Finding faces: merging by hand, and YuNet on Grace Hopper's portrait."""
+"""faces.py as people start it, and boxes against those that were drawn by eye on real photos."""
 
-import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
-import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
-from skimage import data
+from pyarrow import parquet
 
-from trainer import faces
-from trainer.errors import UserError
-from trainer.faces import FaceFinder, Found, detector_weights, merge, shared_part, with_faces
-from trainer.photos.photo_set import PhotoSet
-from trainer.photos.sources import open_photos
+from trainer.faces import main, parse
+from trainer.photos.face_index import read_index
 
-HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-FACE = (180, 118, 172, 212)  # seen by eye
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ["--data", "d", "--output", "o.parquet", "--face-detector-weights", "f.onnx"]
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Give Ctrl-C back to pytest."""
+    held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in held.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -24,130 +32,65 @@ def weights(assets: Path) -> Path:
     return assets / "models" / "face_detection_yunet_2023mar.onnx"
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> PhotoSet:
-    """Grace Hopper and a cup of coffee."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    shutil.copy(HOPPER, folder)
-    Image.fromarray(data.coffee()).save(folder / "coffee.png")
-    return open_photos(str(folder), 8)
+def command(data: Path, output: Path, weights: Path, *more: object) -> list[str]:
+    given = ["--data", data, "--output", output, "--face-detector-weights", weights, *more]
+    return [str(part) for part in given]
 
 
-def test_the_shared_part_is_of_the_smaller_box() -> None:
-    assert shared_part((0, 0, 10, 10), (5, 0, 10, 10)) == 0.5
-    assert shared_part((0, 0, 10, 10), (2, 2, 4, 4)) == 1
-    assert shared_part((0, 0, 10, 10), (10, 0, 5, 5)) == 0
+@pytest.mark.slow
+def test_the_entry_starts_as_a_file_from_another_folder() -> None:
+    command = [sys.executable, str(ROOT / "trainer" / "faces.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
+    assert done.returncode == 0 and done.stdout.startswith("usage: faces.py"), done.stderr
 
 
-def test_of_boxes_that_overlap_the_surest_stays() -> None:
-    found = [
-        Found((0, 0, 100, 100), 0.8),
-        Found((5, 5, 95, 100), 0.95),  # the same face, surer
-        Found((40, 40, 10, 10), 0.75),  # an eye taken for a face
-        Found((90, 0, 200, 200), 0.7),  # a neighbour that only touches it
-    ]
-    assert merge(found) == ((90, 0, 200, 200), (5, 5, 95, 100))
+@pytest.mark.usefixtures("signals")
+def test_faces_are_found_counted_and_drawn_once(
+    weights: Path, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index, sheet = tmp_path / "faces.parquet", tmp_path / "faces.png"
+    assert main(command(photo_folder, index, weights, "--sheet", sheet)) == 0
+    said = capsys.readouterr().out
+    assert "12 photos" in said and "with faces               3" in said
+    assert len(read_index(index).photos) == 12
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG"
+    written = index.stat().st_mtime_ns
+    assert main(command(photo_folder, index, weights)) == 0
+    assert capsys.readouterr().out.splitlines()[:4] == said.splitlines()[:4]
+    assert index.stat().st_mtime_ns == written
 
 
-def test_a_portrait_has_one_face_where_it_is(weights: Path) -> None:
-    found = FaceFinder(weights).find(Image.open(HOPPER).convert("RGB"))
-    assert len(found) == 1
-    assert shared_part(found[0], FACE) > 0.8
-    assert 0.7 < found[0][3] / FACE[3] < 1.3
+@pytest.mark.usefixtures("signals")
+def test_boxes_that_came_with_the_photos_are_counted(
+    weights: Path, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = [path.read_bytes() for path in sorted(photo_folder.iterdir())]
+    boxes = [[[1.0, 2.0, 20.0, 30.0]]] * len(pixels)
+    parquet.write_table(pyarrow.table({"image": pixels, "faces": boxes}), tmp_path / "set.parquet")
+    output, sheet = tmp_path / "faces.parquet", tmp_path / "faces.jpg"
+    assert main(command(tmp_path / "set.parquet", output, weights, "--sheet", sheet)) == 0
+    assert "24 to 64 px           12" in capsys.readouterr().out
+    assert read_index(output).photos == {} and sheet.exists()
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_refusal_is_one_sentence_and_exit_code_1(
+    photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(photo_folder, tmp_path / "faces.parquet", tmp_path / "none.onnx")) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("faces: ") and said.count("\n") == 1 and "YuNet" in said
+    assert not (tmp_path / "faces.parquet").exists()
 
 
 @pytest.mark.parametrize(
-    ("height", "cut"),
-    [(20, (0, 0, 512, 600)), (1600, (150, 88, 382, 360))],
-    ids=["tiny", "filling"],
+    ("wrong", "said"), [(NEEDED[:4], "--face-detector"), ([*NEEDED, "--sheet", "a.gif"], ".jpg")]
 )
-def test_faces_are_found_from_tiny_to_filling_the_photo(
-    weights: Path, height: int, cut: tuple[int, int, int, int]
+def test_a_wrong_command_line_ends_with_2_and_says_why(
+    wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scale = height / FACE[3]
-    photo = Image.open(HOPPER).convert("RGB").crop(cut)
-    photo = photo.resize([round(side * scale) for side in photo.size], Image.Resampling.LANCZOS)
-    canvas = Image.new("RGB", (max(1200, photo.width), max(900, photo.height)), (90, 110, 140))
-    canvas.paste(photo, (0, 0))
-    found = FaceFinder(weights).find(canvas)
-    assert len(found) == 1
-    x, y, w, h = FACE
-    expected = [side * scale for side in (x - cut[0], y - cut[1], w, h)]
-    assert shared_part(found[0], tuple(expected)) > 0.7
-
-
-def test_photos_get_the_faces_that_are_found_and_keep_those_they_came_with(
-    weights: Path, photos: PhotoSet
-) -> None:
-    ticks: list[int] = []
-    known = with_faces(photos, str(weights), lambda: ticks.append(1))
-    counts = {photo.name: len(photo.faces) for photo in known.photos}
-    assert counts == {"grace_hopper.jpg": 1, "coffee.png": 0}
-    assert len(ticks) == 2
-    assert all(photo.faces is None for photo in photos.photos)
-    assert known.image(0).size == photos.image(0).size
-    assert with_faces(known, str(weights)) is known
-
-
-def test_a_photo_that_cannot_be_read_stays_without_knowledge(
-    weights: Path, photos: PhotoSet, tmp_path: Path
-) -> None:
-    (tmp_path / "photos" / "coffee.png").unlink()
-    known = with_faces(photos, str(weights))
-    assert {photo.name: photo.faces is None for photo in known.photos} == {
-        "grace_hopper.jpg": False,
-        "coffee.png": True,
-    }
-
-
-def test_without_weights_nothing_is_looked_for(photos: PhotoSet) -> None:
-    assert with_faces(photos, None) is photos
-
-
-@pytest.mark.parametrize("content", [None, b"", b"<html>not a network</html>"])
-def test_a_file_that_is_no_detector_is_refused_with_the_way_out(
-    tmp_path: Path, content: bytes | None
-) -> None:
-    path = tmp_path / "yunet.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"YuNet.*yunet\.onnx.*--face-detector-weights FILE"):
-        FaceFinder(path)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache for downloads."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path / "torch" / "hub" / "vae_lab"
-
-
-def test_weights_are_fetched_once_when_asked_to(
-    weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(faces, "WEIGHTS_URL", weights.as_uri())
-    path = detector_weights("download")
-    assert path.parent == cache
-    assert path.read_bytes() == weights.read_bytes()
-    monkeypatch.setattr(faces, "WEIGHTS_URL", "file:///nowhere/" + weights.name)
-    assert detector_weights("download") == path
-
-
-def test_other_bytes_than_the_known_ones_are_not_kept(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = tmp_path / "fake.onnx"
-    fake.write_bytes(np.random.default_rng(0).bytes(1000))
-    monkeypatch.setattr(faces, "WEIGHTS_URL", fake.as_uri())
-    with pytest.raises(UserError, match="--face-detector-weights FILE"):
-        detector_weights("download")
-    assert list(cache.iterdir()) == []
-
-
-def test_an_address_that_cannot_be_reached_is_a_sentence(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(faces, "WEIGHTS_URL", "file:///nowhere/yunet.onnx")
-    with pytest.raises(UserError, match="could not be fetched"):
-        detector_weights("download")
+    with pytest.raises(SystemExit) as stopped:
+        parse(wrong)
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err

@@ -172,8 +172,9 @@ class TrainConfig:
     )
     face_index: str | None = _photos(
         None,
-        "Parquet file of face boxes, made or completed with --face-detector-weights; else "
-        "faces.parquet in the run's folder",
+        "Parquet file of face boxes, as trainer/faces.py writes it: photos in it are not looked at "
+        "again, and with --face-detector-weights the others are put into it; else faces.parquet "
+        "in the run's folder. Boxes that come with the photos beat it",
         recipe=False,
     )
     flip: bool = _photos(True, "mirror half of the crops")
@@ -273,8 +274,9 @@ class TrainConfig:
     sample_photos: int = _score(8, "photos on a sample sheet and in the report", at_least=0)
     face_detector_weights: str | None = _score(
         None,
-        "file of the YuNet face detector, or `download` to fetch it once; without it, faces are "
-        "measured apart only where --data brings their boxes",
+        "file of the YuNet face detector, or `download` to fetch it once: finds the faces to "
+        "train on and to measure apart; without it, those of --face-index count, or those that "
+        "come with the photos",
     )
 
     face_recognizer_weights: str | None = _score(

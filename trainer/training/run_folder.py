@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from trainer.errors import UserError
+from trainer.photos.face_search import INDEX_NAME
 from trainer.training.checkpoints import sweep
 from vae_core.files import write_text
 
@@ -51,7 +52,7 @@ class RunFolder:
                 "go on with it by --resume, or give another --output"
             )
         there = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
-        strangers = sorted(there - {"checkpoints", "samples"})
+        strangers = sorted(there - {"checkpoints", "samples", INDEX_NAME})
         if not self.holds_run() and strangers:
             raise UserError(
                 f"{self.path} is not empty (it holds {strangers[0]}) and is not a run: "

@@ -55,7 +55,7 @@ def run_session(config: TrainConfig, interrupts: Interrupts) -> None:
 def _prepare(
     config: TrainConfig, accelerator: Accelerator, folder: RunFolder, interrupts: Interrupts
 ) -> Run:
-    """Open everything and say what was found; nothing is written yet."""
+    """Open everything and say what was found; but for a face index, nothing is written yet."""
     base = open_base(config, accelerator)
     interrupts.leave(accelerator)
     perceptual = open_perceptual(config, accelerator, base)

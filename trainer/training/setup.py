@@ -1,8 +1,9 @@
 """Everything that comes before the first step: processes, base, photos, perceptual loss."""
 
 import importlib.util
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
-from tqdm import tqdm
 
 from trainer.errors import UserError
-from trainer.faces import with_faces
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.options.config import BUNDLED, TrainConfig, resolve_vae
+from trainer.photos.face_search import INDEX_NAME, FaceSearch, open_search
 from trainer.photos.joined import joined_sets
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import Skip
@@ -24,8 +24,8 @@ from trainer.photos.split import hold_out
 from trainer.photos.streaming import PhotoStream
 from trainer.training.distributed import hold_group, main_first, on_all, on_main
 from trainer.training.interrupts import Interrupts, launched
-from trainer.training.meter import refresh_seconds
 from trainer.training.run import Photos
+from trainer.training.ticks import ticks
 from trainer.vae.base import Base, load_base
 
 LOGS = "logs"
@@ -37,6 +37,7 @@ EXCHANGE = DistributedDataParallelKwargs(
     gradient_as_bucket_view=True,
     find_unused_parameters=False,
 )
+ROUND = 300.0  # seconds between words to other processes, which wait half an hour for one
 SMALLEST_MEASURED = 64  # pixels on the short side; LPIPS' poolings leave nothing of less
 
 
@@ -92,11 +93,16 @@ def open_base(config: TrainConfig, accelerator: Accelerator) -> Base:
 
 
 def open_all_photos(config: TrainConfig, accelerator: Accelerator, stop: Interrupts) -> Photos:
-    """Scan the photos once, on the main process, and hand the sets to all."""
-    return on_main(accelerator, lambda: _open_all(config, stop))
+    """Scan the photos once, on the main process, look for faces, and hand the sets to all."""
+    held: list[tuple[Photos, FaceSearch | None]] = []  # on the main process
+    on_main(accelerator, lambda: held.append(_open_all(config, stop)))
+    seconds = ROUND if accelerator.num_processes > 1 else math.inf
+    while not on_main(accelerator, lambda: _look(*held[0], stop, seconds)):
+        pass
+    return on_main(accelerator, lambda: _with_faces(*held[0]))
 
 
-def _open_all(config: TrainConfig, stop: Interrupts) -> Photos:
+def _open_all(config: TrainConfig, stop: Interrupts) -> tuple[Photos, FaceSearch | None]:
     train = _open(config, config.data, config.resolution, "photos", stop)
     left_out = {"train": train.skipped}
     if config.val_data:
@@ -109,8 +115,9 @@ def _open_all(config: TrainConfig, stop: Interrupts) -> Photos:
     if config.general_val_data:
         general = _open(config, config.general_val_data, SMALLEST_MEASURED, "general photos", stop)
         left_out["general"] = general.skipped
-    measured = [_measured(config, photos, stop) for photos in (val, general)]
-    return Photos(_mixed(config, train, measured, left_out, stop), *measured, left_out)
+    measured = [_at_most(photos, config.val_photos) for photos in (val, general)]
+    train = _mixed(config, train, measured, left_out, stop)
+    return Photos(train, *measured, left_out), _open_search(config)
 
 
 def _mixed(
@@ -135,36 +142,51 @@ def _mixed(
     return joined_sets(train, more)
 
 
-def _measured(config: TrainConfig, photos: PhotoSet | None, stop: Interrupts) -> PhotoSet | None:
-    """Take the photos that are measured, with their faces if a detector was given."""
-    photos = _at_most(photos, config.val_photos)
-    if photos is None or config.face_detector_weights is None:
+def _open_search(config: TrainConfig) -> FaceSearch | None:
+    """Open the face index, by default the run's own; a dry run only reads it."""
+    path = config.face_index
+    if path is None and config.face_detector_weights is not None:
+        path = Path(config.output) / INDEX_NAME
+    return open_search(config.face_detector_weights, path, looks=not config.dry_run)
+
+
+def _face_sets(photos: Photos) -> dict[str, PhotoSet]:
+    """List the sets that faces are looked for in. A stream brings its own, or has none."""
+    sets = {name: getattr(photos, name) for name in ("train", "val", "general")}
+    return {name: some for name, some in sets.items() if isinstance(some, PhotoSet)}
+
+
+def _look(photos: Photos, search: FaceSearch | None, stop: Interrupts, seconds: float) -> bool:
+    """Look for faces for so long, set by set; tell whether all are done."""
+    for name, some in _face_sets(photos).items() if search else ():
+        with ticks(f"looking for faces ({name})", stop) as tick:
+            if not search.look(some, tick, seconds):
+                return False
+    return True
+
+
+def _with_faces(photos: Photos, search: FaceSearch | None) -> Photos:
+    if search is None:
         return photos
-    return with_faces(photos, config.face_detector_weights, stop.check)
+    if search.unreadable:
+        print(f"{len(search.unreadable):,} photos could not be read to look for faces in them")
+    known = {name: search.known(some) for name, some in _face_sets(photos).items()}
+    return replace(photos, **known)
 
 
 def _open(
     config: TrainConfig, spec: str, smallest: int, what: str, stop: Interrupts
 ) -> PhotoSet | PhotoStream:
-    with tqdm(desc=f"reading {what}", leave=False, mininterval=refresh_seconds()) as bar:
+    with ticks(f"reading {what}", stop) as tick:
         return open_photos(
             spec,
             smallest,
             split=config.data_split,
             image_column=config.image_column,
             streaming=config.streaming and spec == config.data,
-            progress=_ticker(bar, stop),
+            progress=tick,
             background=config.background_rgb,
         )
-
-
-def _ticker(bar: tqdm, stop: Interrupts) -> Callable[[int, int], None]:
-    def tick(done: int, total: int) -> None:
-        stop.check()
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return tick
 
 
 def _without(train: PhotoSet | PhotoStream, val: PhotoSet) -> PhotoSet | PhotoStream:

@@ -13,6 +13,7 @@ from trainer.errors import UserError
 from trainer.judge.perceptual import Perceptual
 from trainer.names import printable
 from trainer.options.config import TrainConfig
+from trainer.photos.face_counts import training_faces_in_words
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sample_line import sample_line
 from trainer.photos.streaming import PhotoStream
@@ -65,9 +66,9 @@ def start_text(plan: Plan) -> str:
         ("family", f"{base.family} ({base.family_source})"),
         ("trains", _trained(config, base)),
         ("photos", _photo_counts(photos)),
+        ("faces", _faces(config, photos)),
         ("skipped", _skipped(photos)),
-        ("crops", _crops(config, plan.world)),
-        ("faces", _face_crops(config, photos.train)),
+        ("crops", _crops(config, plan.world) + _face_crops(config, photos.train)),
         ("cache", _cache(plan)),
         ("batch", plan.batch_found),
         ("keeps", plan.kept),
@@ -123,6 +124,11 @@ def _photo_counts(photos: Photos) -> str:
     return f"{text}\n{_sides(photos.train)}"
 
 
+def _faces(config: TrainConfig, photos: Photos) -> str:
+    looks_later = config.dry_run and config.face_detector_weights is not None
+    return training_faces_in_words(photos.train, looks_later)
+
+
 def _sides(photos: PhotoSet) -> str:
     sides = [min(photo.width, photo.height) for photo in photos.photos]
     return f"short sides from {min(sides):,} to {max(sides):,} pixels" if sides else ""
@@ -160,7 +166,7 @@ def _face_crops(config: TrainConfig, photos: PhotoSet | PhotoStream) -> str:
             f"{line.share:.0%} of the crops around a face, {config.face_min_height} to {highest} "
             f"pixels high, of {len(line.first):,} photos"
         )
-    return f"{first}; the rest of {rest}"
+    return f"\n{first}; the rest of {rest}"
 
 
 def _cache(plan: Plan) -> str:
