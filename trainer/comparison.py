@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from trainer.errors import UserError
 from trainer.faces import with_faces
-from trainer.judge.evaluation import PhotoScore, multiple_for, score_photos
+from trainer.judge.evaluation import PhotoScore, multiple_for
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.judge.pictures import Picture, open_telling, with_model
+from trainer.judge.set_scores import assemble, count_views, score_set
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
 from trainer.report.figures import place_name
@@ -141,20 +142,20 @@ def score(job: Comparison, spec: str) -> Scores:
 
 
 def _score_set(job: Comparison, spec: str, vae: nn.Module, name: str) -> list[PhotoScore]:
-    world = job.accelerator.num_processes
+    world, side = job.accelerator.num_processes, job.options.eval_resolution
     with tqdm(
         desc=f"measuring {place_name(spec)} ({name})",
-        total=-(-len(job.sets[name]) // world),
+        total=-(-count_views(job.sets[name], side, job.multiple) // world),
         unit=" photos",
         disable=not job.accelerator.is_main_process,
     ) as bar:
         work = partial(
-            score_photos,
+            score_set,
             vae,
             job.sets[name],
             job.perceptual,
             device=job.accelerator.device,
-            eval_resolution=job.options.eval_resolution,
+            eval_resolution=side,
             multiple=job.multiple,
             rank=job.accelerator.process_index,
             world=world,
@@ -162,7 +163,7 @@ def _score_set(job: Comparison, spec: str, vae: nn.Module, name: str) -> list[Ph
             progress=bar.update,
         )
         mine = on_all(job.accelerator, work)
-    return sorted(joined(job.accelerator, mine), key=lambda found: found.id)
+    return assemble(joined(job.accelerator, mine))
 
 
 # Writing

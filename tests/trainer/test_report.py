@@ -370,6 +370,20 @@ def test_every_slider_says_what_it_is_for() -> None:
     assert seen.values("alt").count("a.png, original") == 1
 
 
+def test_figures_from_sheets_say_so_on_the_page_and_in_the_table() -> None:
+    small = {"faces_small": RegionScore(2, 19.0, 0.4, lpips=0.3, sheet=0)}
+    models = {name: {"val": [PhotoScore("a", "a.png", psnr=20.0, faces=2, regions=small)]}
+              for name in ("base", "tuned")}  # fmt: skip
+    report = build_report(models, LPIPS, eval_resolution=512)
+    assert report["models"]["tuned"]["val"]["faces_small"]["from_sheets"] == 1
+    said = "Validation: the photos show fewer than 30 small faces."
+    assert said in page(report)
+    assert "2 faces in 1 photo, reduced onto 1 sheet" in print_table(report)
+    alone = {"faces_small": RegionScore(2, 19.0, 0.4, lpips=0.3)}
+    models["base"]["val"] = [PhotoScore("a", "a.png", psnr=20.0, faces=2, regions=alone)]
+    assert said not in page(build_report({"base": models["base"]}, LPIPS, eval_resolution=512))
+
+
 def test_missing_regions_are_explained() -> None:
     assert "No face was found" in page(report_of(scores(0), scores(1)))
     unknown = [PhotoScore("a", "a", psnr=20.0)]

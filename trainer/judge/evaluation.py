@@ -42,23 +42,38 @@ def view(
     The photo is reduced (never enlarged), antialiased, to `eval_resolution` on the short side and
     cropped around its centre to multiples of `multiple`. Raises SkippedPhoto if nothing is left.
     """
-    scale = min(1.0, eval_resolution / min(image.size))
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    width, height = reduced_size(image.size, eval_resolution)
     if min(width, height) < multiple:
         raise SkippedPhoto("too small", f"{width} x {height} px, at least {multiple} px a side")
+    if faces is not None:
+        faces = faces_in_view(image.size, faces, eval_resolution, multiple)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     top, left, height, width = centre_crop_box(height, width, multiple)
-    cut = image.crop((left, top, left + width, top + height))
-    return np.array(cut), None if faces is None else _moved(faces, scale, left, top, cut.size)
+    return np.array(image.crop((left, top, left + width, top + height))), faces
 
 
-def _moved(
-    faces: Sequence[Box], scale: float, left: int, top: int, size: tuple[int, int]
+def reduced_size(size: tuple[int, int], eval_resolution: int) -> tuple[int, int]:
+    """Return the (width, height) to which a photo of this size is reduced, never enlarged."""
+    scale = min(1.0, eval_resolution / min(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
+
+
+def faces_in_view(
+    size: tuple[int, int], faces: Sequence[Box], eval_resolution: int, multiple: int
 ) -> list[Box]:
-    """Carry boxes from the photo into the view, and drop those that are mostly cropped away."""
+    """Carry boxes from a photo of (width, height) into the view, by `view`'s own geometry.
+
+    Those that are mostly cropped away are dropped; a photo too small to be viewed shows none.
+    """
+    width, height = reduced_size(size, eval_resolution)
+    if min(width, height) < multiple:
+        return []
+    top, left, height, width = centre_crop_box(height, width, multiple)
+    scale = min(1.0, eval_resolution / min(size))
     moved = [(x * scale - left, y * scale - top, w * scale, h * scale) for x, y, w, h in faces]
-    clipped = [clip(box, *size) for box in moved]
+    clipped = [clip(box, width, height) for box in moved]
     return [box for box in clipped if box is not None]
 
 

@@ -31,13 +31,18 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class RegionScore:
-    """The figures of one region in one photo; None where one cannot be had."""
+    """The figures of one region in one photo; None where one cannot be had.
+
+    `sheet` is the number of the sheet on which a photo's small faces were measured, or None where
+    they were measured in the photo itself (trainer/judge/sheets.py).
+    """
 
     faces: int
     psnr: float
     ssim: float | None
     lpips: float | None = None
     encoder_distance: float | None = None
+    sheet: int | None = None
 
 
 def size_class(box: Box) -> str:

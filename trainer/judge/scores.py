@@ -45,7 +45,8 @@ class PhotoScore:
 def summarise(scores: Iterable[PhotoScore]) -> dict[str, dict[str, Any]]:
     """Return the means over a set, by region, as report.json has them; {} if nothing was scored.
 
-    `n` counts photos, `faces` the faces in them. What cannot be computed is None.
+    `n` counts photos, `faces` the faces in them; `from_sheets` the sheets on which small faces
+    were measured, absent where that was in the photos. What cannot be computed is None.
     """
     scored = [score for score in scores if not score.skipped]
     if not scored:
@@ -69,7 +70,9 @@ def _whole(scored: Sequence[PhotoScore]) -> dict[str, Any]:
 def _region(name: str, parts: Sequence[RegionScore]) -> dict[str, Any]:
     if name == BACKGROUND:
         return {"n": len(parts), **_means(parts)}
-    return {"n": len(parts), "faces": sum(part.faces for part in parts), **_means(parts)}
+    found = {"n": len(parts), "faces": sum(part.faces for part in parts), **_means(parts)}
+    sheets = {part.sheet for part in parts if part.sheet is not None}
+    return found | ({"from_sheets": len(sheets)} if sheets else {})
 
 
 def _means(items: Sequence[PhotoScore | RegionScore]) -> dict[str, Any]:

@@ -91,7 +91,9 @@ def count_of(parts: Iterable[Mapping[str, Any]]) -> str:
     """Say how many photos, and faces, stand behind a block."""
     part = max(parts, key=lambda part: part.get("n", 0))
     faces = f"{number(part['faces'], 'face')} in " if "faces" in part else ""
-    return faces + number(part.get("n", 0), "photo")
+    sheets = part.get("from_sheets")
+    on_sheets = f", reduced onto {number(sheets, 'sheet')}" if sheets else ""
+    return faces + number(part.get("n", 0), "photo") + on_sheets
 
 
 def number(count: int, what: str) -> str:

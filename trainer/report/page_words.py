@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.judge.sheets import CANVAS, ENOUGH, FACE_HEIGHT
 from trainer.report.escape import Markup, element
 from trainer.report.figures import GROUP_TITLES, Report, number
 
@@ -117,6 +118,10 @@ def method(report: Report) -> Markup:
         "the perceptual distance on the square around each face, 25 % larger than its box, "
         "resampled to 128 px. Sizes are heights of faces in the evaluated photo. Background is "
         "what lies outside all boxes, in photos with faces.",
+        "Sheets": f"Where a set shows fewer than {ENOUGH} small faces, its photos with faces are "
+        f"reduced (never enlarged) until the largest face is {FACE_HEIGHT} px high, laid side by "
+        f"side on grey canvases of {CANVAS} x {CANVAS} px, and encoded and decoded with them. "
+        "Small faces are then measured there, photo by photo, and nowhere else.",
         "Certainty": "The 95 % interval is of the mean change over the photos, from their spread: "
         "it speaks of photos like these.",
         "Not computed": "What cannot be computed is a dash here and null in report.json, never 0.",
