@@ -76,7 +76,7 @@ def test_two_vaes_are_compared_under_the_names_they_were_given(
         assert report["models"][name]["val"]["all"]["n"] == 2
         assert report["models"][name]["general"]["all"]["n"] == 1
     psnr = [report["models"][name]["val"]["all"]["psnr"] for name in names]
-    assert report["difference"][names[1]]["val"]["psnr"]["difference"] == pytest.approx(
+    assert report["difference"][names[1]]["val"]["all"]["psnr"]["difference"] == pytest.approx(
         psnr[1] - psnr[0]
     )
     assert sum(report["data"]["val"]["skipped"].values()) == 1

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,9 @@ def test_report_json_has_the_shape_that_others_rely_on(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(base["val"]) == {"all", "faces", "faces_small"}
     assert {"n", "psnr", "ssim", "lpips"} <= set(base["general"]["all"])
-    assert report["photos"]["val"][0]["models"]["base"] == {"psnr": 20.0, "ssim": 0.5, "lpips": 0.2}
+    one = report["photos"]["val"][0]["models"]["base"]
+    assert one.pop("regions")["faces_small"] == {"psnr": 19.0, "ssim": 0.4, "lpips": 0.3}
+    assert one == {"psnr": 20.0, "ssim": 0.5, "lpips": 0.2}
 
 
 def test_without_lpips_its_keys_are_null_and_the_stand_in_has_its_own() -> None:
@@ -219,6 +222,24 @@ def test_a_gain_within_its_margin_is_no_clear_change() -> None:
     second = [PhotoScore(str(i), "", psnr=20.0 + (2.0 if i % 2 else -1.8)) for i in range(10)]
     found = verdict(report_of(first, second))
     assert found.tone == "same" and found.headline.startswith("No clear change: +0.10 dB")
+
+
+def test_intervals_stand_beside_every_change_and_colour_only_what_is_certain() -> None:
+    def faced(psnr: float, lpips: float) -> list[PhotoScore]:
+        face = RegionScore(1, 15.0 + psnr, None, lpips=0.2 + lpips)
+        return [replace(score, regions={"faces": face}) for score in shifted(psnr, lpips)]
+
+    second = faced(1.0, -0.05)
+    second[3] = replace(second[3], psnr=20.0 - 40.0)  # the mean loses, the interval holds 0
+    report = report_of(faced(0.0, 0.0), second)
+    assert report["bootstrap"]["resamples"] == 10_000 and report["bootstrap"]["seed"] == 0
+    lines = print_table(report).splitlines()
+    whole, distance, face = (lines[i].split("  ") for i in (3, 4, 6))
+    assert whole[-1].startswith("-2.42 [-9.25, +1.00] (11 of 12)")
+    assert distance[-1] == "-25.0 % [-25.0, -25.0] % better (12 of 12)"
+    assert face[-1] == "+1.00 [+1.00, +1.00] better (12 of 12)"
+    html = page(report)
+    assert "[−25.0, −25.0] %" in html and "12 of 12 better" in html
 
 
 def test_one_model_gets_figures_and_no_verdict() -> None:

@@ -40,7 +40,16 @@ def _block(block: Block) -> Markup:
 
 def _cell(cell: Cell) -> Markup:
     delta = element("span", signed(cell.change), class_=f"change {cell.tone}")
-    return element("td", signed(cell.value), delta if cell.change else None, class_=cell.tone)
+    spread = element("span", signed(cell.interval), class_="interval")
+    return element(
+        "td",
+        signed(cell.value),
+        delta if cell.change else None,
+        [spread, element("span", f"{cell.gained} better", class_="gained")]
+        if cell.interval
+        else None,
+        class_=cell.tone,
+    )
 
 
 def _sheets_note(report: Report) -> Markup | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.judge.bootstrap import FEWEST, LEVEL, RESAMPLES, SEED
 from trainer.judge.sheets import CANVAS, ENOUGH, FACE_HEIGHT
 from trainer.report.escape import Markup, element
 from trainer.report.figures import GROUP_TITLES, Report, number
@@ -122,8 +123,10 @@ def method(report: Report) -> Markup:
         f"reduced (never enlarged) until the largest face is {FACE_HEIGHT} px high, laid side by "
         f"side on grey canvases of {CANVAS} x {CANVAS} px, and encoded and decoded with them. "
         "Small faces are then measured there, photo by photo, and nowhere else.",
-        "Certainty": "The 95 % interval is of the mean change over the photos, from their spread: "
-        "it speaks of photos like these.",
+        "Certainty": f"{100 * LEVEL:.0f} % intervals of the mean change over the photos: "
+        f"percentiles of a paired bootstrap, {RESAMPLES:,} resamples, seed {SEED} of NumPy's "
+        f"default generator; none under {FEWEST} photos. They speak of photos like these. A change "
+        "whose interval holds 0 is called neither better nor worse.",
         "Not computed": "What cannot be computed is a dash here and null in report.json, never 0.",
     }
     items = [[element("dt", key), element("dd", value)] for key, value in entries.items()]
