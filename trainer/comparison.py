@@ -17,8 +17,9 @@ from trainer.errors import UserError
 from trainer.faces import with_faces
 from trainer.judge.evaluation import PhotoScore, multiple_for
 from trainer.judge.perceptual import Perceptual, load_perceptual
-from trainer.judge.pictures import Picture, open_telling, with_model
+from trainer.judge.pictures import Picture, with_model
 from trainer.judge.set_scores import assemble, count_views, score_set
+from trainer.judge.shown import open_shown
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
 from trainer.report.figures import place_name
@@ -190,7 +191,7 @@ def _facts(photos: PhotoSet) -> dict[str, object]:
 def show(job: Comparison, models: dict[str, Scores]) -> list[Picture]:
     """Decode the photos that tell most about first and last VAE once more, with every VAE."""
     first, last = models[job.options.vae[0]], models[job.options.vae[-1]]
-    pictures = open_telling(job.sets, first, last, job.options.eval_resolution, job.multiple)
+    pictures = open_shown(job.sets, first, last, job.options.eval_resolution, job.multiple)
     for spec, vae in job.vaes.items():
         vae.to(job.accelerator.device)
         pictures = with_model(pictures, spec, vae, job.accelerator.device)

@@ -16,9 +16,10 @@ from PIL import Image
 from skimage import data
 
 from trainer.judge.perceptual import Perceptual
-from trainer.judge.pictures import MOST_SHOWN, Picture, open_pictures
+from trainer.judge.pictures import CloseUp, Picture, open_pictures
 from trainer.judge.regions import RegionScore
 from trainer.judge.scores import PhotoScore
+from trainer.judge.shown import MOST_SHOWN
 from trainer.photos.sources import open_photos
 from trainer.report.escape import Markup, element, json_text, markdown
 from trainer.report.figures import labels, place_name, private
@@ -369,7 +370,7 @@ def test_the_page_shows_few_photos_and_lists_all() -> None:
     html = page(report, HISTORY, pictures_of(first))
     assert html.count('class="stage"') == MOST_SHOWN
     assert len(photo_rows(report)["rows"]) == 40
-    assert "Gained most" in html and "Gained least" in html and "24 of 40 photos" in html
+    assert "Gained most" in html and "Gained least" in html and "30 of 40 photos" in html
 
 
 def test_photos_that_lost_are_called_so() -> None:
@@ -379,6 +380,43 @@ def test_photos_that_lost_are_called_so() -> None:
     html = page(report_of(first, second), (), pictures_of(first))
     lost = html.index("Lost most")
     assert lost < html.index("photo11.png, original") < html.index("More photos")
+
+
+def test_the_worst_ten_of_each_set_stand_together_the_worst_first() -> None:
+    names = tuple(f"photo{i:02}.png" for i in range(25))
+    losing = [replace(score, psnr=score.psnr - i) for i, score in enumerate(scores(0, names))]
+    models = {"base": {"val": scores(0, names), "general": scores(0, names)},
+              "tuned": {"val": losing, "general": losing}}  # fmt: skip
+    pictures = pictures_of(scores(0, names))[5:]
+    pictures += [replace(p, group="general") for p in pictures[-10:]]
+    html = page(build_report(models, LPIPS, eval_resolution=512), (), pictures)
+    start = html.index("Lost most, Validation")
+    shown = re.findall(r'alt="(photo\d+).png, original"', html[start:])
+    assert shown[:10] == [f"photo{i}" for i in range(24, 14, -1)]
+    assert shown[10:15] == [f"photo{i}" for i in range(24, 19, -1)]
+    assert start < html.index("Lost most, General") < html.index("More photos")
+
+
+def test_faces_are_enlarged_in_the_order_of_what_they_lost() -> None:
+    def faced(losses: list[float]) -> list[PhotoScore]:
+        return [
+            replace(score, regions={"faces": RegionScore(1, 15.0, None, lpips=0.2 + loss)})
+            for score, loss in zip(scores(0), losses, strict=True)
+        ]
+
+    report = report_of(faced([0.0] * 3), faced([0.05, -0.05, 0.1]))
+    box = (2.0, 2.0, 9.0, 12.0)
+    pictures = [
+        replace(p, whole=False, close_ups=(CloseUp("faces", p.id, p.name, box),))
+        for p in pictures_of(scores(0))
+    ]
+    html = page(report, (), pictures)
+    assert 'class="stage"' not in html and html.count('class="close-up"') == 3
+    order = [html.index(f'{name}, tuned"') for name in ("c.png", "a.png", "b.png")]
+    assert order == sorted(order)
+    assert "LPIPS (squeeze) 0.2000 → 0.3000" in html and "12 px high as measured" in html
+    image = Image.open(io.BytesIO(base64.b64decode(Page(html).values("src")[0].split(",")[1])))
+    assert image.size == (192, 192)
 
 
 def test_every_slider_says_what_it_is_for() -> None:

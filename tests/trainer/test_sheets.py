@@ -1,14 +1,12 @@
 """Sheets of small faces: their layout by hand, their figures against photos scored alone."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
-from skimage import data
 
 from trainer.judge.evaluation import reconstruct, score_photos
 from trainer.judge.perceptual import encoder_features
@@ -26,44 +24,12 @@ from trainer.judge.sheets import (
     reduced,
 )
 from trainer.photos.photo_set import Photo, PhotoSet
-from trainer.photos.sources import open_photos
 from vae_core.compare.figures import square
 from vae_core.compare.pairs import Box
-
-FACE = (170.0, 60.0, 110.0, 130.0)  # of the astronaut, seen by eye
 
 
 def photo(id: str, width: int, height: int, *faces: tuple[float, ...]) -> Photo:
     return Photo(id, f"{id}.png", width, height, faces)
-
-
-@pytest.fixture
-def small_vae() -> AutoencoderKL:
-    """A real AutoencoderKL of ratio 8, whose attention sees few cells of a sheet."""
-    blocks = {
-        "block_out_channels": (4,) * 4,
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-    }
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return AutoencoderKL(**blocks, layers_per_block=1, norm_num_groups=2).eval()
-
-
-@pytest.fixture
-def portraits(tmp_path: Path) -> PhotoSet:
-    """Five portraits of the astronaut with her face marked, and a cat without."""
-    folder = tmp_path / "portraits"
-    folder.mkdir()
-    for i in range(5):
-        pixels = np.roll(data.astronaut()[:, 40 : 400 + 7 * i], i, axis=2)  # other colours
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    Image.fromarray(data.chelsea()).save(folder / "cat.png")
-    photos = open_photos(str(folder), 8)
-    left, *rest = FACE
-    faces = [() if p.name == "cat.png" else ((left - 40, *rest),) for p in photos.photos]
-    known = [replace(p, faces=boxes) for p, boxes in zip(photos.photos, faces, strict=True)]
-    return replace(photos, photos=known)
 
 
 def score_all(vae: AutoencoderKL, photos: PhotoSet, **options: object) -> list[PhotoScore]:
