@@ -17,13 +17,12 @@ from trainer.judge.evaluation import (
     multiple_for,
     reconstruct,
     score_photos,
-    sharpness,
     summarise,
     view,
 )
 from trainer.judge.perceptual import encoder_features, load_perceptual
 from trainer.judge.pictures import open_pictures, with_model
-from trainer.judge.regions import RegionScore
+from trainer.judge.regions import RegionScore, sharpness
 from trainer.judge.scores import PhotoScore, compare
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import SkippedPhoto

@@ -243,6 +243,34 @@ def test_intervals_stand_beside_every_change_and_colour_only_what_is_certain() -
     assert "[−25.0, −25.0] %" in html and "12 of 12 better" in html
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.80, 0.95, []),
+        (0.80, 1.06, ["Photos are over-sharp: gradient energy 1.06 of the originals', from 0.80."]),
+        (0.80, 0.75, ["Photos are smeared more than before: gradient energy 0.75 of the "
+                      "originals', from 0.80."]),
+        (0.80, 0.795, []),
+        (1.20, 1.00, []),
+    ],
+)  # fmt: skip
+def test_what_is_over_sharp_or_smeared_is_called_so(
+    before: float, after: float, said: list[str]
+) -> None:
+    first, last = ([replace(score, sharpness=s) for score in scores(0)] for s in (before, after))
+    lines = verdict(report_of(first, last)).details
+    assert [line for line in lines if "gradient energy" in line] == said
+
+
+def test_over_sharp_faces_are_said_apart() -> None:
+    face = {"faces": RegionScore(1, 15.0, None, sharpness=1.2)}
+    first = [replace(score, regions={"faces": RegionScore(1, 15.0, None, sharpness=0.9)})
+             for score in scores(0)]  # fmt: skip
+    last = [replace(score, regions=face) for score in scores(0)]
+    details = verdict(report_of(first, last)).details
+    assert details[-1] == "Faces are over-sharp: gradient energy 1.20 of the originals', from 0.90."
+
+
 def test_one_model_gets_figures_and_no_verdict() -> None:
     report = build_report({"/a/b.safetensors": {"val": scores(0)}}, None, eval_resolution=512)
     assert verdict(report).headline == "b.safetensors: 21.00 dB PSNR on 3 photos"

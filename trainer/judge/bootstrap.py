@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -51,12 +52,13 @@ def resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray
 
     All rows get the same draws.
     """
-    generator = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
     count = values.shape[1]
     few = max(1, AT_ONCE // count)
     parts = []
     for start in range(0, resamples, few):
-        drawn = generator.integers(0, count, (min(few, resamples - start), count))
+        size = min(few, resamples - start), count
+        drawn = torch.randint(count, size, generator=generator).numpy()
         parts.append(np.stack([row[drawn].mean(axis=1) for row in values]))
     return np.concatenate(parts, axis=1)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainer.errors import UserError
 from trainer.judge.perceptual import Perceptual
-from trainer.judge.regions import Measure, score_regions
+from trainer.judge.regions import Measure, score_regions, sharpness
 from trainer.judge.scores import PhotoScore, summarise
 from trainer.photos.boxes import Box
 from trainer.photos.photo_set import PhotoSet
@@ -198,14 +198,3 @@ def measure_for(perceptual: Perceptual | None, side: int) -> Measure | None:
     if perceptual is None or side < perceptual.smallest_side:
         return None
     return Measure("lpips" if perceptual.is_lpips else "encoder_distance", perceptual.distance)
-
-
-def sharpness(x: Tensor, y: Tensor) -> float | None:
-    """Gradient energy of the prediction over that of the photo: below 1 softer, above 1 harder.
-
-    Energy is the mean square of the differences between neighbours; None for a flat photo.
-    """
-    energy_x, energy_y = (
-        sum(float(image.diff(dim=dim).square().mean()) for dim in (-1, -2)) for image in (x, y)
-    )
-    return energy_x / energy_y if energy_y > 0 else None

@@ -42,6 +42,7 @@ class RegionScore:
     ssim: float | None
     lpips: float | None = None
     encoder_distance: float | None = None
+    sharpness: float | None = None
     sheet: int | None = None
 
 
@@ -77,6 +78,30 @@ def masked_ssim(ssim_map: Tensor, mask: Tensor) -> float | None:
     return float(ssim_map[0][inner.to(ssim_map.device)].mean()) if inner.any() else None
 
 
+def sharpness(x: Tensor, y: Tensor, mask: Tensor | None = None) -> float | None:
+    """Gradient energy of the prediction over that of the photo: below 1 softer, above 1 harder.
+
+    Energy is the mean square of the differences between neighbours, sideways and downwards; with
+    a mask [H, W] between those that both lie in it. None where the photo is flat.
+    """
+    energies = []
+    for image in (x, y):
+        energy = 0.0
+        for dim in (-1, -2):
+            steps = image.diff(dim=dim).square()
+            if mask is not None:
+                steps = steps[0, :, _pairs(mask, dim).to(image.device)]
+            energy += float(steps.mean()) if steps.numel() else 0.0
+        energies.append(energy)
+    return energies[0] / energies[1] if energies[1] > 0 else None
+
+
+def _pairs(mask: Tensor, dim: int) -> Tensor:
+    """Mark the neighbours along a dimension that both lie in a mask [H, W]."""
+    length = mask.shape[dim] - 1
+    return mask.narrow(dim, 0, length) & mask.narrow(dim, 1, length)
+
+
 def face_distances(x: Tensor, y: Tensor, boxes: Sequence[Box], measure: Measure) -> list[float]:
     """Return the perceptual distance of the square around each face."""
     # on the CPU, as not every device resamples with antialiasing
@@ -105,6 +130,7 @@ def score_regions(
             faces=len(members[name]),
             psnr=masked_psnr(x, y, mask),
             ssim=None if ssim_map is None else masked_ssim(ssim_map, mask),
+            sharpness=sharpness(x, y, mask),
             **_mean_distance(measure, [distances[i] for i in members[name] if measure]),
         )
         for name, mask in masks.items()

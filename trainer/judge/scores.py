@@ -69,9 +69,13 @@ def _whole(scored: Sequence[PhotoScore]) -> dict[str, Any]:
 
 
 def _region(name: str, parts: Sequence[RegionScore]) -> dict[str, Any]:
-    if name == BACKGROUND:
-        return {"n": len(parts), **_means(parts)}
-    found = {"n": len(parts), "faces": sum(part.faces for part in parts), **_means(parts)}
+    found = {"n": len(parts)}
+    if name != BACKGROUND:
+        found["faces"] = sum(part.faces for part in parts)
+    found |= _means(parts)
+    sharp = mean(part.sharpness for part in parts)
+    if sharp is not None:
+        found["sharpness"] = sharp
     sheets = {part.sheet for part in parts if part.sheet is not None}
     return found | ({"from_sheets": len(sheets)} if sheets else {})
 

@@ -114,7 +114,8 @@ def method(report: Report) -> Markup:
         "Perceptual": perceptual,
         "Colour": "Mean of reconstruction minus photo per channel, in levels of 8 bits; best at 0.",
         "Sharpness": "Mean squared difference between neighbouring pixels, reconstruction over "
-        "photo: below 1 softer than the photo, above 1 harder.",
+        "photo (a ratio of gradient energies): best at 1; below it softer than the photo, above it "
+        "harder.",
         "Faces": "PSNR over the pooled pixels of a photo's face boxes, SSIM over its map there, "
         "the perceptual distance on the square around each face, 25 % larger than its box, "
         "resampled to 128 px. Sizes are heights of faces in the evaluated photo. Background is "
@@ -124,9 +125,9 @@ def method(report: Report) -> Markup:
         f"side on grey canvases of {CANVAS} x {CANVAS} px, and encoded and decoded with them. "
         "Small faces are then measured there, photo by photo, and nowhere else.",
         "Certainty": f"{100 * LEVEL:.0f} % intervals of the mean change over the photos: "
-        f"percentiles of a paired bootstrap, {RESAMPLES:,} resamples, seed {SEED} of NumPy's "
-        f"default generator; none under {FEWEST} photos. They speak of photos like these. A change "
-        "whose interval holds 0 is called neither better nor worse.",
+        f"percentiles of a paired bootstrap, {RESAMPLES:,} resamples, seed {SEED} of "
+        f"PyTorch's generator; none under {FEWEST} photos. They speak of photos like these. A "
+        "change whose interval holds 0 is called neither better nor worse.",
         "Not computed": "What cannot be computed is a dash here and null in report.json, never 0.",
     }
     items = [[element("dt", key), element("dd", value)] for key, value in entries.items()]

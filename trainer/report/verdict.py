@@ -7,7 +7,8 @@ from trainer.report.figures import Report, change, compared, figure_title, label
 
 LEAST_DB = 0.01  # smaller changes of PSNR are called none
 LEAST_SHARE = 0.005  # the same for a perceptual distance, as a share of the first model's
-ENOUGH_PHOTOS = 8
+OVER_SHARP = 1.05  # gradient energy over the photos': more is what the photos do not have
+LEAST_SHARPNESS = 0.01  # a smaller loss of it is called none
 PERCEPTUAL = ("lpips", "encoder_distance")
 
 
@@ -101,6 +102,7 @@ def _details(report: Report, name: str) -> list[str]:
         _certainty(compared(report, name, "val").get("psnr")),
         _elsewhere(compared(report, name, "general").get("psnr")),
         _perceptual_words(report, name, "general"),
+        *sharpness_words(report, name),
     ]
     return [line for line in details if line]
 
@@ -133,3 +135,23 @@ def _elsewhere(psnr: Mapping[str, Any] | None) -> str:
     unclear = "" if _sign(psnr, LEAST_DB) else ": no clear change"
     on = f"{psnr['difference']:+.2f} dB on {number(psnr['n'], 'general photo')}"
     return f"Elsewhere: {on}, {psnr['better']} of {psnr['n']} better{unclear}."
+
+
+def sharpness_words(report: Report, name: str) -> list[str]:
+    """Say where a model adds gradient energy that photos do not have, or lost more than the first.
+
+    Of whole photos and of faces, as either can hide the other.
+    """
+    first = next(iter(report["models"].values())).get("val", {})
+    last = report["models"][name].get("val", {})
+    lines = []
+    for region, what in {"all": "Photos", "faces": "Faces"}.items():
+        before, after = (part.get(region, {}).get("sharpness") for part in (first, last))
+        if before is None or after is None:
+            continue
+        energy = f"gradient energy {after:.2f} of the originals', from {before:.2f}"
+        if after > OVER_SHARP:
+            lines.append(f"{what} are over-sharp: {energy}.")
+        elif after < min(before, 1.0) - LEAST_SHARPNESS:
+            lines.append(f"{what} are smeared more than before: {energy}.")
+    return lines
