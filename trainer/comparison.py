@@ -16,6 +16,7 @@ from tqdm import tqdm
 from trainer.errors import UserError
 from trainer.faces import with_faces
 from trainer.judge.evaluation import PhotoScore, multiple_for
+from trainer.judge.identity import Identity, open_identity
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.judge.pictures import Picture, with_model
 from trainer.judge.set_scores import assemble, count_views, score_set
@@ -46,15 +47,18 @@ class Comparison:
     vaes: dict[str, nn.Module]
     sets: dict[str, PhotoSet]
     multiple: int
+    identity: Identity | None
 
 
 def compare_vaes(options: Namespace, accelerator: Accelerator, stop: Interrupts) -> None:
     """Score every VAE on every set and write the report; raises UserError or Interrupted."""
     vaes = main_first(accelerator, lambda: open_vaes(options))
     perceptual = main_first(accelerator, lambda: open_perceptual(options, accelerator))
+    weights = options.face_recognizer_weights, options.face_detector_weights
+    identity = main_first(accelerator, lambda: open_identity(*weights))
     sets = on_main(accelerator, lambda: open_sets(options, stop))
     multiple = math.lcm(*map(multiple_for, vaes.values()))
-    job = Comparison(options, accelerator, stop, perceptual, vaes, sets, multiple)
+    job = Comparison(options, accelerator, stop, perceptual, vaes, sets, multiple, identity)
     models = {spec: score(job, spec) for spec in vaes}
     on_main(accelerator, lambda: write(job, models))
 
@@ -162,6 +166,7 @@ def _score_set(job: Comparison, spec: str, vae: nn.Module, name: str) -> list[Ph
             world=world,
             should_stop=job.stop.requested,
             progress=bar.update,
+            identity=job.identity,
         )
         mine = on_all(job.accelerator, work)
     return assemble(joined(job.accelerator, mine))

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer.errors import UserError
+from trainer.judge.identity import Identity
 from trainer.judge.perceptual import Perceptual
 from trainer.judge.regions import Measure, score_regions, sharpness
 from trainer.judge.scores import PhotoScore, summarise
@@ -127,6 +128,7 @@ def score_photos(
     world: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[], object] | None = None,
+    identity: Identity | None = None,
 ) -> list[PhotoScore]:
     """Score every `world`-th photo from `rank` on; the lists of all ranks together are the set's.
 
@@ -139,7 +141,9 @@ def score_photos(
     for i in range(rank, len(photos.photos), world):
         if should_stop():
             break
-        scores.append(_score_photo(vae, photos, i, perceptual, device, eval_resolution, multiple))
+        scores.append(
+            _score_photo(vae, photos, i, perceptual, device, eval_resolution, multiple, identity)
+        )
         if progress:
             progress()
     return scores
@@ -153,6 +157,7 @@ def _score_photo(
     device: torch.device | str,
     eval_resolution: int,
     multiple: int,
+    identity: Identity | None,
 ) -> PhotoScore:
     photo = photos.photos[i]
     try:
@@ -161,7 +166,7 @@ def _score_photo(
         return PhotoScore(photo.id, photo.name, skipped=error.reason)
     x = reconstruct(vae, seen, device)
     y = to_unit(as_pixels(vae, seen)).to(x.device)
-    return score_pair(x, y, faces, perceptual, photo.id, photo.name)
+    return score_pair(x, y, faces, perceptual, photo.id, photo.name, identity)
 
 
 @torch.inference_mode()
@@ -172,6 +177,7 @@ def score_pair(
     perceptual: Perceptual | None,
     id: str,
     name: str,
+    identity: Identity | None = None,
 ) -> PhotoScore:
     """Measure one prediction against its photo, both [1, C, H, W] of 8-bit values in [0, 1]."""
     height, width = y.shape[-2:]
@@ -189,7 +195,9 @@ def score_pair(
         channel_error=tuple(channel_mean_error(x, y)[0].tolist()),
         sharpness=sharpness(x, y),
         faces=None if faces is None else len(faces),
-        regions=score_regions(x, y, similarity, faces or (), measure_for(perceptual, PATCH)),
+        regions=score_regions(
+            x, y, similarity, faces or (), measure_for(perceptual, PATCH), identity
+        ),
     )
 
 

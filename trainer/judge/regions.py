@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainer.judge.identity import Identity
 from trainer.photos.boxes import Box
 from vae_core.compare.figures import square
 from vae_core.compare.pairs import Box as Region
@@ -43,6 +44,7 @@ class RegionScore:
     lpips: float | None = None
     encoder_distance: float | None = None
     sharpness: float | None = None
+    identity: float | None = None
     sheet: int | None = None
 
 
@@ -110,12 +112,18 @@ def face_distances(x: Tensor, y: Tensor, boxes: Sequence[Box], measure: Measure)
 
 
 def score_regions(
-    x: Tensor, y: Tensor, ssim_map: Tensor | None, boxes: Sequence[Box], measure: Measure | None
+    x: Tensor,
+    y: Tensor,
+    ssim_map: Tensor | None,
+    boxes: Sequence[Box],
+    measure: Measure | None,
+    identity: Identity | None = None,
 ) -> dict[str, RegionScore]:
     """Score the faces together and by size, and the background; what does not occur is absent."""
     if not boxes:
         return {}
     distances = face_distances(x, y, boxes, measure) if measure else []
+    kept = [identity.similarity(x, y, box) for box in boxes] if identity else []
     members = {FACES: list(range(len(boxes)))}
     for name in SIZES:
         members[name] = [i for i, box in enumerate(boxes) if size_class(box) == name]
@@ -131,11 +139,17 @@ def score_regions(
             psnr=masked_psnr(x, y, mask),
             ssim=None if ssim_map is None else masked_ssim(ssim_map, mask),
             sharpness=sharpness(x, y, mask),
+            identity=_mean_known(kept[i] for i in members[name] if kept),
             **_mean_distance(measure, [distances[i] for i in members[name] if measure]),
         )
         for name, mask in masks.items()
         if mask.any()
     }
+
+
+def _mean_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _mean_distance(measure: Measure | None, distances: Sequence[float]) -> dict[str, float]:

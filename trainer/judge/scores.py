@@ -14,8 +14,10 @@ from trainer.judge.bootstrap import Interval, paired_intervals
 from trainer.judge.regions import BACKGROUND, REGIONS, RegionScore
 from trainer.numbers import finite_or_none
 
-FIGURES = ("psnr", "ssim", "lpips", "encoder_distance")
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "encoder_distance": False}
+FIGURES = ("psnr", "ssim", "lpips", "encoder_distance", "identity")
+HIGHER_IS_BETTER = {
+    "psnr": True, "ssim": True, "lpips": False, "encoder_distance": False, "identity": True,
+}  # fmt: skip
 DISTANCES = ("lpips", "encoder_distance")
 
 
@@ -68,14 +70,15 @@ def _whole(scored: Sequence[PhotoScore]) -> dict[str, Any]:
     return whole
 
 
-def _region(name: str, parts: Sequence[RegionScore]) -> dict[str, Any]:
+def _region(region: str, parts: Sequence[RegionScore]) -> dict[str, Any]:
     found = {"n": len(parts)}
-    if name != BACKGROUND:
+    if region != BACKGROUND:
         found["faces"] = sum(part.faces for part in parts)
     found |= _means(parts)
-    sharp = mean(part.sharpness for part in parts)
-    if sharp is not None:
-        found["sharpness"] = sharp
+    for name in ("sharpness", "identity"):
+        value = mean(getattr(part, name) for part in parts)
+        if value is not None:
+            found[name] = value
     sheets = {part.sheet for part in parts if part.sheet is not None}
     return found | ({"from_sheets": len(sheets)} if sheets else {})
 
@@ -97,7 +100,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 def figure(score: PhotoScore | RegionScore, name: str) -> float | None:
     """Return a photo's or region's figure if it is a finite number, else None."""
-    return finite_or_none(getattr(score, name))
+    return finite_or_none(getattr(score, name, None))  # a photo as a whole has no identity
 
 
 # Two models

@@ -18,6 +18,7 @@ from trainer.judge.evaluation import (
     reconstruct,
     score_photos,
 )
+from trainer.judge.identity import Identity
 from trainer.judge.perceptual import Perceptual
 from trainer.judge.regions import SIZES, RegionScore, score_regions
 from trainer.judge.scores import PhotoScore
@@ -57,6 +58,7 @@ def score_set(
     world: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[], object] = lambda: None,
+    identity: Identity | None = None,
 ) -> Found:
     """Score every `world`-th photo and sheet from `rank` on, as `score_photos` does.
 
@@ -75,6 +77,7 @@ def score_set(
             world=world,
             should_stop=should_stop,
             progress=progress,
+            identity=identity,
         )
     )
     sheets = plan_sheets(photos.photos, eval_resolution, multiple)
@@ -82,7 +85,9 @@ def score_set(
     for number in range((rank - len(photos)) % world, len(sheets), world):
         if should_stop():
             break
-        found += _score_sheet(vae, photos, sheets[number], number, perceptual, device, multiple)
+        found += _score_sheet(
+            vae, photos, sheets[number], number, perceptual, device, multiple, identity
+        )
         progress()
     return found
 
@@ -111,6 +116,7 @@ def _score_sheet(
     perceptual: Perceptual | None,
     device: torch.device | str,
     multiple: int,
+    identity: Identity | None,
 ) -> list[SheetFaces]:
     canvas, drawn = draw(photos, sheet, canvas_side(multiple))
     x = reconstruct(vae, canvas, device)
@@ -121,7 +127,7 @@ def _score_sheet(
         parts = _cut(x, place), _cut(y, place)
         map_ = ssim_map(*parts) if min(place.width, place.height) >= WINDOW else None
         measure = measure_for(perceptual, PATCH)
-        regions = score_regions(*parts, map_, faces_at(photo, place), measure)
+        regions = score_regions(*parts, map_, faces_at(photo, place), measure, identity)
         if SMALL in regions:
             found.append(SheetFaces(photo.id, replace(regions[SMALL], sheet=number)))
     return found

@@ -23,7 +23,8 @@ REGION_TITLES = {
     "faces_large": f"Large faces, from {MEDIUM_BELOW} px",
     "background": "Background",
 }
-DECIMALS = {"psnr": 2, "ssim": 4, "lpips": 4, "encoder_distance": 4, "sharpness": 3}
+DECIMALS = {"psnr": 2, "ssim": 4, "lpips": 4, "encoder_distance": 4, "sharpness": 3,
+            "identity": 3}  # fmt: skip
 SHIFT = "shift"  # of a channel's mean, best at 0
 BEST = {"sharpness": 1.0, SHIFT: 0.0}  # figures that are neither better high nor better low
 IN_PERCENT = DISTANCES
@@ -140,6 +141,7 @@ def figure_title(report: Report, name: str) -> str:
         "lpips": f"LPIPS ({report.get('lpips_net')})",
         "encoder_distance": "Encoder distance",
         "sharpness": "Sharpness",
+        "identity": "Identity kept (SFace cosine)",
     }
     return titles[name]
 

@@ -120,6 +120,9 @@ def method(report: Report) -> Markup:
         "the perceptual distance on the square around each face, 25 % larger than its box, "
         "resampled to 128 px. Sizes are heights of faces in the evaluated photo. Background is "
         "what lies outside all boxes, in photos with faces.",
+        "Identity": "Cosine of SFace's features of a face, original and reconstruction, aligned by "
+        "the original's landmarks; mean over the faces of a photo. 1 is the same; where no "
+        "face-recognition model was given there is none.",
         "Sheets": f"Where a set shows fewer than {ENOUGH} small faces, its photos with faces are "
         f"reduced (never enlarged) until the largest face is {FACE_HEIGHT} px high, laid side by "
         f"side on grey canvases of {CANVAS} x {CANVAS} px, and encoded and decoded with them. "

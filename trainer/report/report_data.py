@@ -89,4 +89,5 @@ def _figures(score: PhotoScore) -> dict[str, Any]:
 
 
 def _known(scored: PhotoScore | RegionScore) -> dict[str, float]:
-    return {name: getattr(scored, name) for name in FIGURES if getattr(scored, name) is not None}
+    found = {name: getattr(scored, name, None) for name in FIGURES}
+    return {name: value for name, value in found.items() if value is not None}

@@ -73,6 +73,7 @@ def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoS
             world=run.accelerator.num_processes,
             should_stop=run.interrupts.requested,
             progress=lambda: bar.update(),
+            identity=run.identity,
         )
         mine = on_all(run.accelerator, work)
     return assemble(joined(run.accelerator, mine))
