@@ -113,6 +113,16 @@ def test_where_there_is_no_face_nothing_is_said(weights: tuple[str, str]) -> Non
     assert open_identity(*weights).similarity(coffee, coffee, (100, 100, 80, 80)) is None
 
 
+def test_a_neighbours_face_does_not_stand_in(
+    weights: tuple[str, str], portrait: Image.Image
+) -> None:
+    ((x, y, w, h),) = FaceFinder(Path(weights[1])).find(portrait)
+    image = np.asarray(portrait)[..., ::-1].copy()
+    identity = open_identity(*weights)
+    assert identity.landmarks(image, (x + 0.2 * w, y, w, h)) is not None
+    assert identity.landmarks(image, (x + 0.7 * w, y, w, h)) is None
+
+
 def test_identity_is_a_figure_of_faces_by_size(
     weights: tuple[str, str], portrait: Image.Image
 ) -> None:
