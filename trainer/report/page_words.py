@@ -8,6 +8,13 @@ from trainer.judge.sheets import CANVAS, ENOUGH, FACE_HEIGHT
 from trainer.report.escape import Markup, element
 from trainer.report.figures import GROUP_TITLES, Report, number
 
+SHEETS = (
+    f"Where a set shows fewer than {ENOUGH} small faces, its photos with faces are reduced (never "
+    f"enlarged) until the largest face is {FACE_HEIGHT} px high, laid side by side on grey "
+    f"canvases of {CANVAS} x {CANVAS} px, and encoded and decoded with them. Small faces are then "
+    "measured there, photo by photo, and nowhere else."
+)
+
 
 def skipped(report: Report) -> Markup | None:
     """Say how many photos were left out of each set, and why."""
@@ -123,10 +130,7 @@ def method(report: Report) -> Markup:
         "Identity": "Cosine of SFace's features of a face, original and reconstruction, aligned by "
         "the original's landmarks; mean over the faces of a photo. 1 is the same; where no "
         "face-recognition model was given there is none.",
-        "Sheets": f"Where a set shows fewer than {ENOUGH} small faces, its photos with faces are "
-        f"reduced (never enlarged) until the largest face is {FACE_HEIGHT} px high, laid side by "
-        f"side on grey canvases of {CANVAS} x {CANVAS} px, and encoded and decoded with them. "
-        "Small faces are then measured there, photo by photo, and nowhere else.",
+        "Sheets": SHEETS,
         "Certainty": f"{100 * LEVEL:.0f} % intervals of the mean change over the photos: "
         f"percentiles of a paired bootstrap, {RESAMPLES:,} resamples, seed {SEED} of "
         f"PyTorch's generator; none under {FEWEST} photos. They speak of photos like these. A "
