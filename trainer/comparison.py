@@ -12,9 +12,12 @@ from torch import nn
 from tqdm import tqdm
 
 from trainer.errors import UserError
-from trainer.judge.evaluation import PhotoScore, multiple_for, score_photos
+from trainer.judge.evaluation import PhotoScore, multiple_for
+from trainer.judge.identity import Identity, open_identity
 from trainer.judge.perceptual import Perceptual, load_perceptual
-from trainer.judge.pictures import Picture, open_telling, with_model
+from trainer.judge.pictures import Picture, with_model
+from trainer.judge.set_scores import assemble, count_views, score_set
+from trainer.judge.shown import open_shown
 from trainer.photos.face_search import FaceSearch, open_search
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
@@ -43,15 +46,18 @@ class Comparison:
     vaes: dict[str, nn.Module]
     sets: dict[str, PhotoSet]
     multiple: int
+    identity: Identity | None
 
 
 def compare_vaes(options: Namespace, accelerator: Accelerator, stop: Interrupts) -> None:
     """Score every VAE on every set and write the report; raises UserError or Interrupted."""
     vaes = main_first(accelerator, lambda: open_vaes(options))
     perceptual = main_first(accelerator, lambda: open_perceptual(options, accelerator))
+    weights = options.face_recognizer_weights, options.face_detector_weights
+    identity = main_first(accelerator, lambda: open_identity(*weights))
     sets = on_main(accelerator, lambda: open_sets(options, stop))
     multiple = math.lcm(*map(multiple_for, vaes.values()))
-    job = Comparison(options, accelerator, stop, perceptual, vaes, sets, multiple)
+    job = Comparison(options, accelerator, stop, perceptual, vaes, sets, multiple, identity)
     models = {spec: score(job, spec) for spec in vaes}
     on_main(accelerator, lambda: write(job, models))
 
@@ -129,28 +135,29 @@ def score(job: Comparison, spec: str) -> Scores:
 
 
 def _score_set(job: Comparison, spec: str, vae: nn.Module, name: str) -> list[PhotoScore]:
-    world = job.accelerator.num_processes
+    world, side = job.accelerator.num_processes, job.options.eval_resolution
     with tqdm(
         desc=f"measuring {place_name(spec)} ({name})",
-        total=-(-len(job.sets[name]) // world),
+        total=-(-count_views(job.sets[name], side, job.multiple) // world),
         unit=" photos",
         disable=not job.accelerator.is_main_process,
     ) as bar:
         work = partial(
-            score_photos,
+            score_set,
             vae,
             job.sets[name],
             job.perceptual,
             device=job.accelerator.device,
-            eval_resolution=job.options.eval_resolution,
+            eval_resolution=side,
             multiple=job.multiple,
             rank=job.accelerator.process_index,
             world=world,
             should_stop=job.stop.requested,
             progress=bar.update,
+            identity=job.identity,
         )
         mine = on_all(job.accelerator, work)
-    return sorted(joined(job.accelerator, mine), key=lambda found: found.id)
+    return assemble(joined(job.accelerator, mine))
 
 
 # Writing
@@ -177,7 +184,7 @@ def _facts(photos: PhotoSet) -> dict[str, object]:
 def show(job: Comparison, models: dict[str, Scores]) -> list[Picture]:
     """Decode the photos that tell most about first and last VAE once more, with every VAE."""
     first, last = models[job.options.vae[0]], models[job.options.vae[-1]]
-    pictures = open_telling(job.sets, first, last, job.options.eval_resolution, job.multiple)
+    pictures = open_shown(job.sets, first, last, job.options.eval_resolution, job.multiple)
     for spec, vae in job.vaes.items():
         vae.to(job.accelerator.device)
         pictures = with_model(pictures, spec, vae, job.accelerator.device)

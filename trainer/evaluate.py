@@ -89,6 +89,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="face boxes, as trainer/faces.py writes them; completed where YuNet is given",
     )
+    add(
+        "--face-recognizer-weights",
+        metavar="FILE",
+        help="SFace, to measure whether faces stay the same person; needs YuNet too",
+    )
     add("--family", choices=sorted(FAMILIES), help="family of the VAEs, where files do not tell")
     return parser.parse_args(argv)  # fmt: skip
 

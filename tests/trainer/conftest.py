@@ -3,8 +3,10 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage.data
 import torch
@@ -13,6 +15,10 @@ from PIL import Image
 
 from tests.conftest import TINY
 from tests.trainer.runs import call_entry, options
+from trainer.photos.photo_set import PhotoSet
+from trainer.photos.sources import open_photos
+
+FACE = (170.0, 60.0, 110.0, 130.0)  # of the astronaut, seen by eye
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +41,35 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cut = picture.crop((40 * i, 30 * i, 40 * i + 192, 30 * i + 144))
             cut.resize((96, 72)).save(folder / f"{name}{i}.png")
     return folder
+
+
+@pytest.fixture
+def small_vae() -> AutoencoderKL:
+    """A real AutoencoderKL of ratio 8, whose attention sees few cells of a sheet."""
+    blocks = {
+        "block_out_channels": (4,) * 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoencoderKL(**blocks, layers_per_block=1, norm_num_groups=2).eval()
+
+
+@pytest.fixture
+def portraits(tmp_path: Path) -> PhotoSet:
+    """Five portraits of the astronaut with her face marked, and a cat without."""
+    folder = tmp_path / "portraits"
+    folder.mkdir()
+    for i in range(5):
+        pixels = np.roll(skimage.data.astronaut()[:, 40 : 400 + 7 * i], i, axis=2)  # other colours
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    Image.fromarray(skimage.data.chelsea()).save(folder / "cat.png")
+    photos = open_photos(str(folder), 8)
+    left, *rest = FACE
+    faces = [() if p.name == "cat.png" else ((left - 40, *rest),) for p in photos.photos]
+    known = [replace(p, faces=boxes) for p, boxes in zip(photos.photos, faces, strict=True)]
+    return replace(photos, photos=known)
 
 
 Train = Callable[..., int]

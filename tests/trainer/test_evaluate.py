@@ -1,6 +1,7 @@
 """evaluate.py as people start it, on two tiny VAEs and real photos."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from skimage import data
 
 from tests.trainer.runs import forget_processes
+from tests.trainer.test_identity import HOPPER, tiny_recognizer
 from trainer.comparison import check_request, open_perceptual
 from trainer.errors import UserError
 from trainer.evaluate import main, parse
@@ -76,7 +78,7 @@ def test_two_vaes_are_compared_under_the_names_they_were_given(
         assert report["models"][name]["val"]["all"]["n"] == 2
         assert report["models"][name]["general"]["all"]["n"] == 1
     psnr = [report["models"][name]["val"]["all"]["psnr"] for name in names]
-    assert report["difference"][names[1]]["val"]["psnr"]["difference"] == pytest.approx(
+    assert report["difference"][names[1]]["val"]["all"]["psnr"]["difference"] == pytest.approx(
         psnr[1] - psnr[0]
     )
     assert sum(report["data"]["val"]["skipped"].values()) == 1
@@ -85,6 +87,30 @@ def test_two_vaes_are_compared_under_the_names_they_were_given(
     assert f"{psnr[0]:.2f}" in said and "report.html" in said
     html = (out / "report.html").read_text(encoding="utf-8")
     assert html.count('class="stage"') == 3 and str(places) not in html
+
+
+@pytest.mark.usefixtures("signals")
+def test_small_faces_come_from_sheets_and_identity_from_its_file(
+    tmp_path: Path, small_vae: AutoencoderKL, assets: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    shutil.copy(HOPPER, tmp_path / "photos")
+    (tmp_path / "tiny.onnx").write_bytes(tiny_recognizer())
+    small_vae.save_pretrained(tmp_path / "vae")
+    detector = assets / "models" / "face_detection_yunet_2023mar.onnx"
+    forget_processes()
+    arguments = [
+        "--vae", tmp_path / "vae", "--data", tmp_path / "photos", "--output", tmp_path / "out",
+        "--lpips-net", "none", "--face-detector-weights", detector,
+        "--face-recognizer-weights", tmp_path / "tiny.onnx",
+    ]  # fmt: skip
+    assert main([str(part) for part in arguments]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    (found,) = (model["val"] for model in report["models"].values())
+    assert (found["faces_small"]["faces"], found["faces_small"]["from_sheets"]) == (1, 1)
+    assert 0 < found["faces_small"]["identity"] < 1 and 0 < found["faces_large"]["identity"] < 1
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "48 px high as measured" in html
 
 
 @pytest.mark.usefixtures("signals")

@@ -17,13 +17,12 @@ from trainer.judge.evaluation import (
     multiple_for,
     reconstruct,
     score_photos,
-    sharpness,
     summarise,
     view,
 )
 from trainer.judge.perceptual import encoder_features, load_perceptual
 from trainer.judge.pictures import open_pictures, with_model
-from trainer.judge.regions import RegionScore
+from trainer.judge.regions import RegionScore, sharpness
 from trainer.judge.scores import PhotoScore, compare
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import SkippedPhoto
@@ -268,15 +267,35 @@ def test_nan_spoils_a_mean_while_identical_photos_and_missing_figures_are_left_o
 def test_two_models_are_compared_on_the_photos_that_both_were_scored_on() -> None:
     first = [scored("a", 20.0, lpips=0.2), scored("b", 21.0, lpips=0.2), scored("x", 1.0)]
     second = [scored("b", 20.5, lpips=0.1), scored("a", 22.0, lpips=0.1), scored("y", 99.0)]
-    found = compare(first, second)
-    assert found["psnr"] == {"n": 2, "difference": 0.75, "margin": None, "better": 1, "worse": 1}
+    found = compare(first, second)["all"]
+    assert found["psnr"] == {
+        "n": 2, "difference": 0.75, "interval": None, "better": 1, "worse": 1, "share_better": 0.5,
+    }  # fmt: skip
     assert found["lpips"]["difference"] == pytest.approx(-0.1)
+    assert found["lpips"]["relative"] == pytest.approx(-0.5)
     assert (found["lpips"]["better"], found["lpips"]["worse"]) == (2, 0)
     assert "ssim" not in found
 
 
-def test_the_margin_is_half_of_the_95_percent_interval() -> None:
-    first = [scored(str(i), 20.0) for i in range(16)]
-    second = [scored(str(i), 21.0 + (i % 2)) for i in range(16)]
-    spread = np.std([1.0, 2.0] * 8, ddof=1)
-    assert compare(first, second)["psnr"]["margin"] == pytest.approx(1.96 * spread / 4)
+def test_regions_are_compared_on_the_photos_that_have_them_for_both_models() -> None:
+    def faced(id: str, lpips: float | None) -> PhotoScore:
+        return scored(id, 20.0, regions={"faces_small": RegionScore(1, 15.0, None, lpips=lpips)})
+
+    first = [faced("a", 0.4), faced("b", 0.2), faced("c", 0.1), scored("d", 20.0)]
+    second = [faced("a", 0.3), faced("b", 0.1), faced("c", None), faced("d", 0.0)]
+    found = compare(first, second)
+    assert set(found) == {"all", "faces_small"}
+    assert found["faces_small"]["psnr"]["n"] == 3
+    lpips = found["faces_small"]["lpips"]
+    assert (lpips["n"], lpips["share_better"]) == (2, 1.0)
+    assert lpips["difference"] == pytest.approx(-0.1)
+    assert lpips["relative"] == pytest.approx(0.2 / 0.3 - 1)
+
+
+def test_an_interval_is_of_the_mean_over_photos() -> None:
+    first = [scored(str(i), 20.0, lpips=0.2) for i in range(64)]
+    second = [scored(str(i), 21.0 + (i % 2), lpips=0.1) for i in range(64)]
+    found = compare(first, second)["all"]
+    half = 1.96 * np.std([1.0, 2.0] * 32) / 8
+    assert found["psnr"]["interval"] == pytest.approx([1.5 - half, 1.5 + half], abs=0.1 * half)
+    assert found["lpips"]["relative_interval"] == pytest.approx([-0.5, -0.5])

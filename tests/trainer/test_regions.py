@@ -15,6 +15,7 @@ from trainer.judge.regions import (
     masked_psnr,
     masked_ssim,
     score_regions,
+    sharpness,
     size_class,
 )
 from vae_core.compare.figures import PATCH, square
@@ -139,3 +140,26 @@ def test_a_face_over_the_whole_photo_leaves_no_background(
 ) -> None:
     x, y = tensors(pair)
     assert list(score_regions(x, y, None, [(0, 0, 300, 200)], None)) == ["faces", "faces_large"]
+
+
+def test_sharpness_of_a_region_is_of_neighbours_inside_it(
+    pair: tuple[np.ndarray, np.ndarray],
+) -> None:
+    mask = mask_by_hand()
+    energies = []
+    for image in pair:
+        across = np.diff(image, axis=1)[mask[:, 1:] & mask[:, :-1]]
+        down = np.diff(image, axis=0)[mask[1:] & mask[:-1]]
+        energies.append(np.square(across).mean() + np.square(down).mean())
+    found = sharpness(*tensors(pair), box_mask(BOXES, 200, 300))
+    assert found == pytest.approx(energies[0] / energies[1], rel=1e-4)
+    assert score_regions(*tensors(pair), None, BOXES, None)["faces"].sharpness == found
+    edge = box_mask([(10.0, 10.0, 20.0, 20.0)], 200, 300)
+    inside = torch.where(edge, tensors(pair)[1], 0.0)  # the step at the edge does not count
+    assert sharpness(inside, tensors(pair)[1], edge) == pytest.approx(1)
+
+
+def test_a_flat_region_has_no_sharpness() -> None:
+    flat = torch.zeros(1, 3, 20, 20)
+    assert sharpness(flat, flat, box_mask([(2.0, 2.0, 9.0, 9.0)], 20, 20)) is None
+    assert sharpness(flat, flat, box_mask([(2.0, 2.0, 1.0, 1.0)], 20, 20)) is None

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from PIL import Image
 from skimage import data
 
 from trainer.judge.perceptual import Perceptual
-from trainer.judge.pictures import MOST_SHOWN, Picture, open_pictures
+from trainer.judge.pictures import CloseUp, Picture, open_pictures
 from trainer.judge.regions import RegionScore
 from trainer.judge.scores import PhotoScore
+from trainer.judge.shown import MOST_SHOWN
 from trainer.photos.sources import open_photos
 from trainer.report.escape import Markup, element, json_text, markdown
 from trainer.report.figures import labels, place_name, private
@@ -129,7 +131,9 @@ def test_report_json_has_the_shape_that_others_rely_on(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(base["val"]) == {"all", "faces", "faces_small"}
     assert {"n", "psnr", "ssim", "lpips"} <= set(base["general"]["all"])
-    assert report["photos"]["val"][0]["models"]["base"] == {"psnr": 20.0, "ssim": 0.5, "lpips": 0.2}
+    one = report["photos"]["val"][0]["models"]["base"]
+    assert one.pop("regions")["faces_small"] == {"psnr": 19.0, "ssim": 0.4, "lpips": 0.3}
+    assert one == {"psnr": 20.0, "ssim": 0.5, "lpips": 0.2}
 
 
 def test_without_lpips_its_keys_are_null_and_the_stand_in_has_its_own() -> None:
@@ -219,6 +223,52 @@ def test_a_gain_within_its_margin_is_no_clear_change() -> None:
     second = [PhotoScore(str(i), "", psnr=20.0 + (2.0 if i % 2 else -1.8)) for i in range(10)]
     found = verdict(report_of(first, second))
     assert found.tone == "same" and found.headline.startswith("No clear change: +0.10 dB")
+
+
+def test_intervals_stand_beside_every_change_and_colour_only_what_is_certain() -> None:
+    def faced(psnr: float, lpips: float) -> list[PhotoScore]:
+        face = RegionScore(1, 15.0 + psnr, None, lpips=0.2 + lpips)
+        return [replace(score, regions={"faces": face}) for score in shifted(psnr, lpips)]
+
+    second = faced(1.0, -0.05)
+    second[3] = replace(second[3], psnr=20.0 - 40.0)  # the mean loses, the interval holds 0
+    report = report_of(faced(0.0, 0.0), second)
+    assert report["bootstrap"]["resamples"] == 10_000 and report["bootstrap"]["seed"] == 0
+    lines = print_table(report).splitlines()
+    whole, distance, face = (lines[i].split("  ") for i in (3, 4, 6))
+    assert whole[-1].startswith("-2.42 [-9.25, +1.00] (11 of 12)")
+    assert distance[-1] == "-25.0 % [-25.0, -25.0] % better (12 of 12)"
+    assert face[-1] == "+1.00 [+1.00, +1.00] better (12 of 12)"
+    html = page(report)
+    assert "[−25.0, −25.0] %" in html and "12 of 12 better" in html
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.80, 0.95, []),
+        (0.80, 1.06, ["Photos are over-sharp: gradient energy 1.06 of the originals', from 0.80."]),
+        (0.80, 0.75, ["Photos are smeared more than before: gradient energy 0.75 of the "
+                      "originals', from 0.80."]),
+        (0.80, 0.795, []),
+        (1.20, 1.00, []),
+    ],
+)  # fmt: skip
+def test_what_is_over_sharp_or_smeared_is_called_so(
+    before: float, after: float, said: list[str]
+) -> None:
+    first, last = ([replace(score, sharpness=s) for score in scores(0)] for s in (before, after))
+    lines = verdict(report_of(first, last)).details
+    assert [line for line in lines if "gradient energy" in line] == said
+
+
+def test_over_sharp_faces_are_said_apart() -> None:
+    face = {"faces": RegionScore(1, 15.0, None, sharpness=1.2)}
+    first = [replace(score, regions={"faces": RegionScore(1, 15.0, None, sharpness=0.9)})
+             for score in scores(0)]  # fmt: skip
+    last = [replace(score, regions=face) for score in scores(0)]
+    details = verdict(report_of(first, last)).details
+    assert details[-1] == "Faces are over-sharp: gradient energy 1.20 of the originals', from 0.90."
 
 
 def test_one_model_gets_figures_and_no_verdict() -> None:
@@ -348,7 +398,7 @@ def test_the_page_shows_few_photos_and_lists_all() -> None:
     html = page(report, HISTORY, pictures_of(first))
     assert html.count('class="stage"') == MOST_SHOWN
     assert len(photo_rows(report)["rows"]) == 40
-    assert "Gained most" in html and "Gained least" in html and "24 of 40 photos" in html
+    assert "Gained most" in html and "Gained least" in html and "30 of 40 photos" in html
 
 
 def test_photos_that_lost_are_called_so() -> None:
@@ -360,6 +410,43 @@ def test_photos_that_lost_are_called_so() -> None:
     assert lost < html.index("photo11.png, original") < html.index("More photos")
 
 
+def test_the_worst_ten_of_each_set_stand_together_the_worst_first() -> None:
+    names = tuple(f"photo{i:02}.png" for i in range(25))
+    losing = [replace(score, psnr=score.psnr - i) for i, score in enumerate(scores(0, names))]
+    models = {"base": {"val": scores(0, names), "general": scores(0, names)},
+              "tuned": {"val": losing, "general": losing}}  # fmt: skip
+    pictures = pictures_of(scores(0, names))[5:]
+    pictures += [replace(p, group="general") for p in pictures[-10:]]
+    html = page(build_report(models, LPIPS, eval_resolution=512), (), pictures)
+    start = html.index("Lost most, Validation")
+    shown = re.findall(r'alt="(photo\d+).png, original"', html[start:])
+    assert shown[:10] == [f"photo{i}" for i in range(24, 14, -1)]
+    assert shown[10:15] == [f"photo{i}" for i in range(24, 19, -1)]
+    assert start < html.index("Lost most, General") < html.index("More photos")
+
+
+def test_faces_are_enlarged_in_the_order_of_what_they_lost() -> None:
+    def faced(losses: list[float]) -> list[PhotoScore]:
+        return [
+            replace(score, regions={"faces": RegionScore(1, 15.0, None, lpips=0.2 + loss)})
+            for score, loss in zip(scores(0), losses, strict=True)
+        ]
+
+    report = report_of(faced([0.0] * 3), faced([0.05, -0.05, 0.1]))
+    box = (2.0, 2.0, 9.0, 12.0)
+    pictures = [
+        replace(p, whole=False, close_ups=(CloseUp("faces", p.id, p.name, box),))
+        for p in pictures_of(scores(0))
+    ]
+    html = page(report, (), pictures)
+    assert 'class="stage"' not in html and html.count('class="close-up"') == 3
+    order = [html.index(f'{name}, tuned"') for name in ("c.png", "a.png", "b.png")]
+    assert order == sorted(order)
+    assert "LPIPS (squeeze) 0.2000 → 0.3000" in html and "12 px high as measured" in html
+    image = Image.open(io.BytesIO(base64.b64decode(Page(html).values("src")[0].split(",")[1])))
+    assert image.size == (192, 192)
+
+
 def test_every_slider_says_what_it_is_for() -> None:
     first = scores(0)
     seen = Page(page(report_of(first, scores(1)), (), pictures_of(first)))
@@ -368,6 +455,20 @@ def test_every_slider_says_what_it_is_for() -> None:
     said = {value for tag, name, value in seen.attributes if (tag, name) == ("input", "aria-label")}
     assert len(said) == 3 and all("Line between" in value for value in said)
     assert seen.values("alt").count("a.png, original") == 1
+
+
+def test_figures_from_sheets_say_so_on_the_page_and_in_the_table() -> None:
+    small = {"faces_small": RegionScore(2, 19.0, 0.4, lpips=0.3, sheet=0)}
+    models = {name: {"val": [PhotoScore("a", "a.png", psnr=20.0, faces=2, regions=small)]}
+              for name in ("base", "tuned")}  # fmt: skip
+    report = build_report(models, LPIPS, eval_resolution=512)
+    assert report["models"]["tuned"]["val"]["faces_small"]["from_sheets"] == 1
+    said = "Validation: the photos show fewer than 30 small faces."
+    assert said in page(report)
+    assert "2 faces in 1 photo, reduced onto 1 sheet" in print_table(report)
+    alone = {"faces_small": RegionScore(2, 19.0, 0.4, lpips=0.3)}
+    models["base"]["val"] = [PhotoScore("a", "a.png", psnr=20.0, faces=2, regions=alone)]
+    assert said not in page(build_report({"base": models["base"]}, LPIPS, eval_resolution=512))
 
 
 def test_missing_regions_are_explained() -> None:

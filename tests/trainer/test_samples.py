@@ -77,8 +77,12 @@ def test_the_report_shows_what_gained_and_lost_most_and_some_between() -> None:
     second = [PhotoScore(str(i), "", psnr=20.0 + i) for i in range(100)]
     chosen = choose_telling(first, second, 12)
     assert chosen[:4] == ["99", "98", "97", "96"]
-    assert chosen[-4:] == ["3", "2", "1", "0"]
+    assert chosen[-6:] == ["5", "4", "3", "2", "1", "0"]
     assert len(chosen) == len(set(chosen)) == 12
+    chosen = choose_telling(first, second, 30)
+    assert chosen[:11] == [str(i) for i in range(99, 89, -1)] + ["89"]
+    assert chosen[-10:] == [str(i) for i in range(9, -1, -1)]
+    assert len(chosen) == len(set(chosen)) == 30
     assert choose_telling(first[:3], second, 12) == ["2", "1", "0"]
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from trainer.errors import UserError
+from trainer.judge.identity import Identity
 from trainer.judge.perceptual import Perceptual
-from trainer.judge.regions import Measure, score_regions
+from trainer.judge.regions import Measure, score_regions, sharpness
 from trainer.judge.scores import PhotoScore, summarise
 from trainer.photos.boxes import Box
 from trainer.photos.photo_set import PhotoSet
@@ -42,23 +43,38 @@ def view(
     The photo is reduced (never enlarged), antialiased, to `eval_resolution` on the short side and
     cropped around its centre to multiples of `multiple`. Raises SkippedPhoto if nothing is left.
     """
-    scale = min(1.0, eval_resolution / min(image.size))
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    width, height = reduced_size(image.size, eval_resolution)
     if min(width, height) < multiple:
         raise SkippedPhoto("too small", f"{width} x {height} px, at least {multiple} px a side")
+    if faces is not None:
+        faces = faces_in_view(image.size, faces, eval_resolution, multiple)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     top, left, height, width = centre_crop_box(height, width, multiple)
-    cut = image.crop((left, top, left + width, top + height))
-    return np.array(cut), None if faces is None else _moved(faces, scale, left, top, cut.size)
+    return np.array(image.crop((left, top, left + width, top + height))), faces
 
 
-def _moved(
-    faces: Sequence[Box], scale: float, left: int, top: int, size: tuple[int, int]
+def reduced_size(size: tuple[int, int], eval_resolution: int) -> tuple[int, int]:
+    """Return the (width, height) to which a photo of this size is reduced, never enlarged."""
+    scale = min(1.0, eval_resolution / min(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    return width, height
+
+
+def faces_in_view(
+    size: tuple[int, int], faces: Sequence[Box], eval_resolution: int, multiple: int
 ) -> list[Box]:
-    """Carry boxes from the photo into the view, and drop those that are mostly cropped away."""
+    """Carry boxes from a photo of (width, height) into the view, by `view`'s own geometry.
+
+    Those that are mostly cropped away are dropped; a photo too small to be viewed shows none.
+    """
+    width, height = reduced_size(size, eval_resolution)
+    if min(width, height) < multiple:
+        return []
+    top, left, height, width = centre_crop_box(height, width, multiple)
+    scale = min(1.0, eval_resolution / min(size))
     moved = [(x * scale - left, y * scale - top, w * scale, h * scale) for x, y, w, h in faces]
-    clipped = [clip(box, *size) for box in moved]
+    clipped = [clip(box, width, height) for box in moved]
     return [box for box in clipped if box is not None]
 
 
@@ -112,6 +128,7 @@ def score_photos(
     world: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[], object] | None = None,
+    identity: Identity | None = None,
 ) -> list[PhotoScore]:
     """Score every `world`-th photo from `rank` on; the lists of all ranks together are the set's.
 
@@ -124,7 +141,9 @@ def score_photos(
     for i in range(rank, len(photos.photos), world):
         if should_stop():
             break
-        scores.append(_score_photo(vae, photos, i, perceptual, device, eval_resolution, multiple))
+        scores.append(
+            _score_photo(vae, photos, i, perceptual, device, eval_resolution, multiple, identity)
+        )
         if progress:
             progress()
     return scores
@@ -138,6 +157,7 @@ def _score_photo(
     device: torch.device | str,
     eval_resolution: int,
     multiple: int,
+    identity: Identity | None,
 ) -> PhotoScore:
     photo = photos.photos[i]
     try:
@@ -146,7 +166,7 @@ def _score_photo(
         return PhotoScore(photo.id, photo.name, skipped=error.reason)
     x = reconstruct(vae, seen, device)
     y = to_unit(as_pixels(vae, seen)).to(x.device)
-    return score_pair(x, y, faces, perceptual, photo.id, photo.name)
+    return score_pair(x, y, faces, perceptual, photo.id, photo.name, identity)
 
 
 @torch.inference_mode()
@@ -157,6 +177,7 @@ def score_pair(
     perceptual: Perceptual | None,
     id: str,
     name: str,
+    identity: Identity | None = None,
 ) -> PhotoScore:
     """Measure one prediction against its photo, both [1, C, H, W] of 8-bit values in [0, 1]."""
     height, width = y.shape[-2:]
@@ -174,7 +195,9 @@ def score_pair(
         channel_error=tuple(channel_mean_error(x, y)[0].tolist()),
         sharpness=sharpness(x, y),
         faces=None if faces is None else len(faces),
-        regions=score_regions(x, y, similarity, faces or (), measure_for(perceptual, PATCH)),
+        regions=score_regions(
+            x, y, similarity, faces or (), measure_for(perceptual, PATCH), identity
+        ),
     )
 
 
@@ -183,14 +206,3 @@ def measure_for(perceptual: Perceptual | None, side: int) -> Measure | None:
     if perceptual is None or side < perceptual.smallest_side:
         return None
     return Measure("lpips" if perceptual.is_lpips else "encoder_distance", perceptual.distance)
-
-
-def sharpness(x: Tensor, y: Tensor) -> float | None:
-    """Gradient energy of the prediction over that of the photo: below 1 softer, above 1 harder.
-
-    Energy is the mean square of the differences between neighbours; None for a flat photo.
-    """
-    energy_x, energy_y = (
-        sum(float(image.diff(dim=dim).square().mean()) for dim in (-1, -2)) for image in (x, y)
-    )
-    return energy_x / energy_y if energy_y > 0 else None

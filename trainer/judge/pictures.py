@@ -3,26 +3,38 @@
 Pictures are uint8 [H, W, 3], as evaluated: arrays, so nothing else of a photo's file travels.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from trainer.judge.evaluation import reconstruct, view
-from trainer.judge.scores import HIGHER_IS_BETTER, PhotoScore, figure, pair_up
+from trainer.judge.scores import HIGHER_IS_BETTER, PhotoScore, Scored, figure, pair_up
 from trainer.photos.boxes import Box
 from trainer.photos.photo_set import Photo, PhotoSet
 from trainer.photos.skips import SkippedPhoto
 
-MOST_SHOWN = 24  # photos in a report, which keeps it to some tens of megabytes
-Scores = Mapping[str, Sequence[PhotoScore]]  # by set: "val", "general"
+WORST = 10  # photos of a set that lost most
+
+
+class CloseUp(NamedTuple):
+    """A face to show enlarged: for which region's figures, of which photo, where in a picture."""
+
+    region: str  # "faces", "faces_small"
+    id: str  # the photo's
+    name: str
+    box: Box
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A photo as evaluated, its faces there, and its reconstructions by model."""
+    """A photo as evaluated, its faces there, and its reconstructions by model.
+
+    A picture that is not shown `whole` is there for its `close_ups`: a sheet, for one.
+    """
 
     group: str  # the set it belongs to: "val" or "general"
     id: str
@@ -30,6 +42,8 @@ class Picture:
     original: np.ndarray
     faces: tuple[Box, ...] = ()
     models: dict[str, np.ndarray] = field(default_factory=dict)
+    whole: bool = True
+    close_ups: tuple[CloseUp, ...] = ()
 
     @property
     def largest_face(self) -> Box | None:
@@ -47,36 +61,26 @@ def choose_telling(
 ) -> list[str]:
     """Choose the ids of photos that tell most about two models, the most gained first.
 
-    Two thirds are those that gained and that lost most PSNR, alike; the rest is spread evenly
-    between them, so that the page does not show the extremes alone.
+    The ten that lost most PSNR (half of the count, if that is less), half of the rest those that
+    gained most, and what is left spread evenly between them, so that the page does not show the
+    extremes alone.
     """
-    ranked = [a.id for a, b in sorted(pair_up(first, second), key=_gain, reverse=True)]
+    ranked = [a.id for a, b in sorted(pair_up(first, second), key=gain, reverse=True)]
     if len(ranked) <= count:
         return ranked
-    third = count // 3
-    middle = ranked[third : len(ranked) - third]
-    spread = [middle[i * len(middle) // (count - 2 * third)] for i in range(count - 2 * third)]
-    return ranked[:third] + spread + ranked[len(ranked) - third :]
+    worst = min(WORST, count // 2)
+    best = (count - worst) // 2
+    middle, places = ranked[best : len(ranked) - worst], count - worst - best
+    spread = [middle[i * len(middle) // places] for i in range(places)]
+    return ranked[:best] + spread + ranked[len(ranked) - worst :]
 
 
-def _gain(pair: tuple[PhotoScore, PhotoScore], name: str = "psnr") -> float:
+def gain(pair: tuple[Scored, Scored], name: str = "psnr") -> float:
+    """Return what the second of two scores has better than the first; 0 if one has no figure."""
     first, second = (figure(score, name) for score in pair)
     if first is None or second is None:
         return 0.0
     return second - first if HIGHER_IS_BETTER[name] else first - second
-
-
-def open_telling(
-    sets: Mapping[str, PhotoSet], first: Scores, last: Scores, eval_resolution: int, multiple: int
-) -> list[Picture]:
-    """Read the photos of all sets that tell most about two models, for a report."""
-    general = MOST_SHOWN // 3 if "general" in sets else 0
-    counts = {"val": MOST_SHOWN - general, "general": general}
-    pictures: list[Picture] = []
-    for name, photos in sets.items():
-        ids = choose_telling(first[name], last[name], counts[name])
-        pictures += open_pictures(photos, ids, eval_resolution, multiple, name)
-    return pictures
 
 
 def open_pictures(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainer.judge.identity import Identity
 from trainer.photos.boxes import Box
 from vae_core.compare.figures import square
 from vae_core.compare.pairs import Box as Region
@@ -31,13 +32,20 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class RegionScore:
-    """The figures of one region in one photo; None where one cannot be had."""
+    """The figures of one region in one photo; None where one cannot be had.
+
+    `sheet` is the number of the sheet on which a photo's small faces were measured, or None where
+    they were measured in the photo itself (trainer/judge/sheets.py).
+    """
 
     faces: int
     psnr: float
     ssim: float | None
     lpips: float | None = None
     encoder_distance: float | None = None
+    sharpness: float | None = None
+    identity: float | None = None
+    sheet: int | None = None
 
 
 def size_class(box: Box) -> str:
@@ -72,6 +80,30 @@ def masked_ssim(ssim_map: Tensor, mask: Tensor) -> float | None:
     return float(ssim_map[0][inner.to(ssim_map.device)].mean()) if inner.any() else None
 
 
+def sharpness(x: Tensor, y: Tensor, mask: Tensor | None = None) -> float | None:
+    """Gradient energy of the prediction over that of the photo: below 1 softer, above 1 harder.
+
+    Energy is the mean square of the differences between neighbours, sideways and downwards; with
+    a mask [H, W] between those that both lie in it. None where the photo is flat.
+    """
+    energies = []
+    for image in (x, y):
+        energy = 0.0
+        for dim in (-1, -2):
+            steps = image.diff(dim=dim).square()
+            if mask is not None:
+                steps = steps[0, :, _pairs(mask, dim).to(image.device)]
+            energy += float(steps.mean()) if steps.numel() else 0.0
+        energies.append(energy)
+    return energies[0] / energies[1] if energies[1] > 0 else None
+
+
+def _pairs(mask: Tensor, dim: int) -> Tensor:
+    """Mark the neighbours along a dimension that both lie in a mask [H, W]."""
+    length = mask.shape[dim] - 1
+    return mask.narrow(dim, 0, length) & mask.narrow(dim, 1, length)
+
+
 def face_distances(x: Tensor, y: Tensor, boxes: Sequence[Box], measure: Measure) -> list[float]:
     """Return the perceptual distance of the square around each face."""
     # on the CPU, as not every device resamples with antialiasing
@@ -80,12 +112,18 @@ def face_distances(x: Tensor, y: Tensor, boxes: Sequence[Box], measure: Measure)
 
 
 def score_regions(
-    x: Tensor, y: Tensor, ssim_map: Tensor | None, boxes: Sequence[Box], measure: Measure | None
+    x: Tensor,
+    y: Tensor,
+    ssim_map: Tensor | None,
+    boxes: Sequence[Box],
+    measure: Measure | None,
+    identity: Identity | None = None,
 ) -> dict[str, RegionScore]:
     """Score the faces together and by size, and the background; what does not occur is absent."""
     if not boxes:
         return {}
     distances = face_distances(x, y, boxes, measure) if measure else []
+    kept = [identity.similarity(x, y, box) for box in boxes] if identity else []
     members = {FACES: list(range(len(boxes)))}
     for name in SIZES:
         members[name] = [i for i, box in enumerate(boxes) if size_class(box) == name]
@@ -100,11 +138,18 @@ def score_regions(
             faces=len(members[name]),
             psnr=masked_psnr(x, y, mask),
             ssim=None if ssim_map is None else masked_ssim(ssim_map, mask),
+            sharpness=sharpness(x, y, mask),
+            identity=_mean_known(kept[i] for i in members[name] if kept),
             **_mean_distance(measure, [distances[i] for i in members[name] if measure]),
         )
         for name, mask in masks.items()
         if mask.any()
     }
+
+
+def _mean_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _mean_distance(measure: Measure | None, distances: Sequence[float]) -> dict[str, float]:

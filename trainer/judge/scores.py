@@ -6,16 +6,19 @@ no mean: it is left out and counted as identical.
 """
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainer.judge.bootstrap import Interval, paired_intervals
 from trainer.judge.regions import BACKGROUND, REGIONS, RegionScore
 from trainer.numbers import finite_or_none
 
-FIGURES = ("psnr", "ssim", "lpips", "encoder_distance")
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips": False, "encoder_distance": False}
+FIGURES = ("psnr", "ssim", "lpips", "encoder_distance", "identity")
+HIGHER_IS_BETTER = {
+    "psnr": True, "ssim": True, "lpips": False, "encoder_distance": False, "identity": True,
+}  # fmt: skip
+DISTANCES = ("lpips", "encoder_distance")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class PhotoScore:
 def summarise(scores: Iterable[PhotoScore]) -> dict[str, dict[str, Any]]:
     """Return the means over a set, by region, as report.json has them; {} if nothing was scored.
 
-    `n` counts photos, `faces` the faces in them. What cannot be computed is None.
+    `n` counts photos, `faces` the faces in them; `from_sheets` the sheets on which small faces
+    were measured, absent where that was in the photos. What cannot be computed is None.
     """
     scored = [score for score in scores if not score.skipped]
     if not scored:
@@ -66,10 +70,17 @@ def _whole(scored: Sequence[PhotoScore]) -> dict[str, Any]:
     return whole
 
 
-def _region(name: str, parts: Sequence[RegionScore]) -> dict[str, Any]:
-    if name == BACKGROUND:
-        return {"n": len(parts), **_means(parts)}
-    return {"n": len(parts), "faces": sum(part.faces for part in parts), **_means(parts)}
+def _region(region: str, parts: Sequence[RegionScore]) -> dict[str, Any]:
+    found = {"n": len(parts)}
+    if region != BACKGROUND:
+        found["faces"] = sum(part.faces for part in parts)
+    found |= _means(parts)
+    for name in ("sharpness", "identity"):
+        value = mean(getattr(part, name) for part in parts)
+        if value is not None:
+            found[name] = value
+    sheets = {part.sheet for part in parts if part.sheet is not None}
+    return found | ({"from_sheets": len(sheets)} if sheets else {})
 
 
 def _means(items: Sequence[PhotoScore | RegionScore]) -> dict[str, Any]:
@@ -87,9 +98,9 @@ def mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(present) / len(present) if present else None
 
 
-def figure(score: PhotoScore, name: str) -> float | None:
-    """Return a photo's figure if it is a finite number, else None."""
-    return finite_or_none(getattr(score, name))
+def figure(score: PhotoScore | RegionScore, name: str) -> float | None:
+    """Return a photo's or region's figure if it is a finite number, else None."""
+    return finite_or_none(getattr(score, name, None))  # a photo as a whole has no identity
 
 
 # Two models
@@ -103,32 +114,61 @@ def pair_up(
     return [(s, others[s.id]) for s in first if not s.skipped and s.id in others]
 
 
-def compare(first: Iterable[PhotoScore], second: Iterable[PhotoScore]) -> dict[str, dict[str, Any]]:
-    """Return, per figure, the mean difference second - first over photos and who gained.
+def compare(
+    first: Iterable[PhotoScore], second: Iterable[PhotoScore]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what the second model changes, by region and figure: {"all": {"psnr": {...}}}.
 
-    Each figure has `n`, `difference`, `margin` (half the 95 % interval of the mean difference,
-    from its spread over the photos; None under 8 photos), `better`, `worse`. A figure that no
-    photo has is absent.
+    Each figure has `n` photos, the mean `difference` second - first, its paired bootstrap
+    `interval` (None under 8 photos), how many photos got `better` and `worse`, and
+    `share_better`; a perceptual distance also its change as a share of the first model's mean,
+    `relative`, and the `relative_interval`. What no photo has is absent.
     """
     pairs = pair_up(first, second)
-    compared = {name: _compare_figure(pairs, name) for name in FIGURES}
-    return {name: entry for name, entry in compared.items() if entry["n"]}
+    compared = {"all": _compare_figures(pairs)}
+    for name in REGIONS:
+        compared[name] = _compare_figures(
+            [
+                (a.regions[name], b.regions[name])
+                for a, b in pairs
+                if name in a.regions and name in b.regions
+            ]
+        )
+    return {name: figures for name, figures in compared.items() if figures}
 
 
-def _compare_figure(pairs: Sequence[tuple[PhotoScore, PhotoScore]], name: str) -> dict[str, Any]:
-    values = [(figure(a, name), figure(b, name)) for a, b in pairs]
-    differences = [b - a for a, b in values if a is not None and b is not None]
+Scored = PhotoScore | RegionScore
+
+
+def _compare_figures(pairs: Sequence[tuple[Scored, Scored]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in FIGURES:
+        values = [(figure(a, name), figure(b, name)) for a, b in pairs]
+        known = [(a, b) for a, b in values if a is not None and b is not None]
+        if known:
+            found[name] = _compare_figure(name, *map(list, zip(*known, strict=True)))
+    return found
+
+
+def _compare_figure(name: str, first: list[float], second: list[float]) -> dict[str, Any]:
+    differences = [b - a for a, b in zip(first, second, strict=True)]
     gains = [d if HIGHER_IS_BETTER[name] else -d for d in differences]
-    return {
+    better = sum(gain > 0 for gain in gains)
+    intervals = paired_intervals(first, second)
+    entry = {
         "n": len(differences),
         "difference": mean(differences),
-        "margin": _margin(differences),
-        "better": sum(gain > 0 for gain in gains),
+        "interval": _as_list(intervals.difference),
+        "better": better,
         "worse": sum(gain < 0 for gain in gains),
+        "share_better": better / len(differences),
     }
+    if name in DISTANCES:  # their size depends on the network: a share says more
+        start = mean(first)
+        entry["relative"] = mean(differences) / start if start else None
+        entry["relative_interval"] = _as_list(intervals.relative)
+    return entry
 
 
-def _margin(differences: Sequence[float]) -> float | None:
-    if len(differences) < 8:
-        return None
-    return 1.96 * statistics.stdev(differences) / math.sqrt(len(differences))
+def _as_list(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)

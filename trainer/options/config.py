@@ -280,7 +280,9 @@ class TrainConfig:
     )
 
     face_recognizer_weights: str | None = _score(
-        None, "file of the SFace face-recognition model, to measure whether identity is kept"
+        None,
+        "file of the SFace face-recognition model, to measure whether identity is kept; needs "
+        "--face-detector-weights too",
     )
     no_worse: float | None = _score(
         None,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trainer.judge.regions import MEDIUM_BELOW, SMALL_BELOW
-from trainer.judge.scores import HIGHER_IS_BETTER
+from trainer.judge.scores import DISTANCES, HIGHER_IS_BETTER
 from trainer.names import printable
 
 Report = Mapping[str, Any]
@@ -23,19 +23,25 @@ REGION_TITLES = {
     "faces_large": f"Large faces, from {MEDIUM_BELOW} px",
     "background": "Background",
 }
-DECIMALS = {"psnr": 2, "ssim": 4, "lpips": 4, "encoder_distance": 4, "sharpness": 3}
+DECIMALS = {"psnr": 2, "ssim": 4, "lpips": 4, "encoder_distance": 4, "sharpness": 3,
+            "identity": 3}  # fmt: skip
 SHIFT = "shift"  # of a channel's mean, best at 0
 BEST = {"sharpness": 1.0, SHIFT: 0.0}  # figures that are neither better high nor better low
-IN_PERCENT = ("lpips", "encoder_distance")  # their size depends on the network: a share says more
+IN_PERCENT = DISTANCES
 NOTHING = "-"
 
 
 class Cell(NamedTuple):
-    """One model's figure, its change from the first model, and whether that is "better"."""
+    """One model's figure, its change from the first model, and whether that is "better".
+
+    `interval` is where the change lies (95 %), `gained` how many of the photos got better.
+    """
 
     value: str
     change: str = ""
     tone: str = ""
+    interval: str = ""
+    gained: str = ""
 
 
 class Row(NamedTuple):
@@ -57,7 +63,20 @@ def blocks(report: Report, group: str) -> list[Block]:
     """Return the figures of one set, region by region, with changes from the first model."""
     summaries = [model.get(group, {}) for model in report["models"].values()]
     present = [name for name in REGION_TITLES if any(name in summary for summary in summaries)]
-    return [_block(report, name, [s.get(name, {}) for s in summaries]) for name in present]
+    return [
+        _block(
+            report,
+            name,
+            [summary.get(name, {}) for summary in summaries],
+            [compared(report, model, group, name) for model in report["models"]],
+        )
+        for name in present
+    ]
+
+
+def compared(report: Report, model: str, group: str, region: str = "all") -> Mapping[str, Any]:
+    """Return what a model changes in a region, by figure; nothing for the first model."""
+    return report["difference"].get(model, {}).get(group, {}).get(region, {})
 
 
 def groups(report: Report) -> list[str]:
@@ -65,9 +84,22 @@ def groups(report: Report) -> list[str]:
     return [name for name in GROUP_TITLES if any(m.get(name) for m in report["models"].values())]
 
 
-def _block(report: Report, region: str, parts: Sequence[Mapping[str, Any]]) -> Block:
+def _block(
+    report: Report,
+    region: str,
+    parts: Sequence[Mapping[str, Any]],
+    changes: Sequence[Mapping[str, Any]],
+) -> Block:
     rows = [
-        Row(figure_title(report, name), _cells(name, [part.get(name) for part in parts]))
+        Row(
+            figure_title(report, name),
+            [
+                _certain(cell, name, change.get(name))
+                for cell, change in zip(
+                    _cells(name, [part.get(name) for part in parts]), changes, strict=True
+                )
+            ],
+        )
         for name in DECIMALS
         if any(part.get(name) is not None for part in parts)
     ]
@@ -91,7 +123,9 @@ def count_of(parts: Iterable[Mapping[str, Any]]) -> str:
     """Say how many photos, and faces, stand behind a block."""
     part = max(parts, key=lambda part: part.get("n", 0))
     faces = f"{number(part['faces'], 'face')} in " if "faces" in part else ""
-    return faces + number(part.get("n", 0), "photo")
+    sheets = part.get("from_sheets")
+    on_sheets = f", reduced onto {number(sheets, 'sheet')}" if sheets else ""
+    return faces + number(part.get("n", 0), "photo") + on_sheets
 
 
 def number(count: int, what: str) -> str:
@@ -107,6 +141,7 @@ def figure_title(report: Report, name: str) -> str:
         "lpips": f"LPIPS ({report.get('lpips_net')})",
         "encoder_distance": "Encoder distance",
         "sharpness": "Sharpness",
+        "identity": "Identity kept (SFace cosine)",
     }
     return titles[name]
 
@@ -123,6 +158,27 @@ def _cell(name: str, first: float | None, value: float | None) -> Cell:
     sign = "+" if name == SHIFT else ""
     shown = f"{value:{sign}.{DECIMALS.get(name, 2)}f}"
     return Cell(shown, change(name, first, value), tone(name, first, value))
+
+
+def _certain(cell: Cell, name: str, entry: Mapping[str, Any] | None) -> Cell:
+    """Add to a cell where its change lies; one that may be none is neither better nor worse."""
+    if entry is None or not cell.change:
+        return cell
+    gained = f"{entry['better']} of {entry['n']}"
+    interval = entry["relative_interval" if name in IN_PERCENT else "interval"]
+    if interval is None:
+        return cell._replace(gained=gained)
+    unclear = interval[0] <= 0 <= interval[1]
+    return cell._replace(
+        interval=_interval_text(name, interval), gained=gained, tone="" if unclear else cell.tone
+    )
+
+
+def _interval_text(name: str, interval: Sequence[float]) -> str:
+    """Write an interval in the unit of `change`: [+0.95, +1.26], or [-24.1, -18.0] %."""
+    if name in IN_PERCENT:
+        return "[" + ", ".join(f"{100 * end:+.1f}" for end in interval) + "] %"
+    return "[" + ", ".join(f"{end:+.{DECIMALS[name]}f}" for end in interval) + "]"
 
 
 def change(name: str, first: float | None, value: float | None) -> str:

@@ -8,20 +8,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer.judge.pictures import MOST_SHOWN, Picture
+from trainer.judge.pictures import WORST, Picture
+from trainer.judge.shown import MOST_SHOWN
 from trainer.report.escape import Markup, element, join
 from trainer.report.figures import GROUP_TITLES, Report, change, labels, number, tone
 
 LONGEST_SIDE = 1024  # pixels; only panoramas are larger as evaluated
 QUALITY = 92  # of JPEG, without chroma subsampling, so that colours stay as they were
 FEW = 6  # so many photos need no headings
-EXTREMES = 3  # photos under each heading
+EXTREMES = 3  # photos that gained most; of those that lost most more are shown
 ORIGINAL, MORE = "original", "More photos"
 ZOOM = 3.0  # where there is no face to look at
 
 
 def gallery(report: Report, pictures: Sequence[Picture]) -> Markup | None:
-    """Show at most 24 photos with a line to move between any two of original and models."""
+    """Show at most 30 photos with a line to move between any two of original and models."""
+    pictures = [picture for picture in pictures if picture.whole]
     if not pictures:
         return None
     names = list(report["models"])
@@ -57,17 +59,31 @@ def gain(models: Mapping[str, Mapping[str, float | None]], names: Sequence[str])
 def _parted(
     ranked: list[Picture], figures: Mapping[Any, Any], names: Sequence[str]
 ) -> list[tuple[str, list[Picture]]]:
-    """Part ranked photos into those that gained most, lost or gained least, and the rest."""
+    """Part ranked photos into those that gained most, each set's worst ten, and the rest."""
     if len(ranked) <= FEW or len(names) < 2:
         return [("", ranked)]
-    count = min(EXTREMES, len(ranked) // 3)
-    last = gain(figures.get((ranked[-1].group, ranked[-1].id), {}), names)
-    lost = "Lost most" if last is not None and last < 0 else "Gained least"
-    return [
-        ("Gained most", ranked[:count]),
-        (lost, ranked[-count:][::-1]),
-        (MORE, ranked[count:-count]),
-    ]
+    best = ranked[: min(EXTREMES, len(ranked) // 3)]
+    worst = _worst(ranked, len(best))
+    parts = [("Gained most", best)]
+    for group, chosen in worst.items():
+        last = gain(figures.get((group, chosen[0].id), {}), names)
+        lost = "Lost most" if last is not None and last < 0 else "Gained least"
+        parts.append((f"{lost}, {GROUP_TITLES[group]}" if len(worst) > 1 else lost, chosen))
+    taken = {(picture.group, picture.id) for _, chosen in parts for picture in chosen}
+    return [*parts, (MORE, [p for p in ranked if (p.group, p.id) not in taken])]
+
+
+def _worst(ranked: Sequence[Picture], best: int) -> dict[str, list[Picture]]:
+    """Return the ten last of each set, or half of it if that is less, the last first."""
+    found = {}
+    for group in GROUP_TITLES:
+        places = [i for i, picture in enumerate(ranked) if picture.group == group]
+        last = [
+            ranked[i] for i in places[len(places) - min(WORST, len(places) // 2) :] if i >= best
+        ]
+        if last:
+            found[group] = last[::-1]
+    return found
 
 
 def _intro(report: Report, shown: int) -> Markup:

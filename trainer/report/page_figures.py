@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from trainer.judge.sheets import CANVAS, ENOUGH, FACE_HEIGHT
 from trainer.report.escape import Markup, element, join
 from trainer.report.figures import GROUP_TITLES, Block, Cell, Report, blocks, groups, labels
 from trainer.report.gallery import signed
@@ -16,7 +17,8 @@ def figures_section(report: Report) -> Markup | None:
         element("div", element("h3", GROUP_TITLES[group]), _table(report, blocks(report, group)))
         for group in found
     ]
-    return join([element("div", tables, class_="two"), _no_regions(report)])
+    notes = [_sheets_note(report), _no_regions(report)]
+    return join([element("div", tables, class_="two"), notes])
 
 
 def _table(report: Report, parts: Sequence[Block]) -> Markup:
@@ -38,7 +40,32 @@ def _block(block: Block) -> Markup:
 
 def _cell(cell: Cell) -> Markup:
     delta = element("span", signed(cell.change), class_=f"change {cell.tone}")
-    return element("td", signed(cell.value), delta if cell.change else None, class_=cell.tone)
+    spread = element("span", signed(cell.interval), class_="interval")
+    return element(
+        "td",
+        signed(cell.value),
+        delta if cell.change else None,
+        [spread, element("span", f"{cell.gained} better", class_="gained")]
+        if cell.interval
+        else None,
+        class_=cell.tone,
+    )
+
+
+def _sheets_note(report: Report) -> Markup | None:
+    """Say which small faces were not measured in the photos themselves."""
+    summaries = next(iter(report["models"].values()))
+    found = [g for g in groups(report) if "from_sheets" in summaries[g].get("faces_small", {})]
+    if not found:
+        return None
+    sets = " and ".join(GROUP_TITLES[group] for group in found)
+    return element(
+        "p",
+        f"{sets}: the photos show fewer than {ENOUGH} small faces. So the figures of small faces "
+        f"come from sheets: the photos with faces, reduced until their largest face is "
+        f"{FACE_HEIGHT} px high, side by side on canvases of {CANVAS} x {CANVAS} px.",
+        class_="soft",
+    )
 
 
 def _no_regions(report: Report) -> Markup | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.report.escape import Markup, element
-from trainer.report.figures import DECIMALS, Report, change, figure_title, labels, tone
+from trainer.report.figures import DECIMALS, Report, change, compared, figure_title, labels, tone
 from trainer.report.gallery import signed
 from trainer.report.verdict import verdict
 
@@ -47,7 +47,7 @@ def _tiles(report: Report) -> list[Markup]:
         if first.get(figure) is not None or last.get(figure) is not None
     ]
     if len(names) > 1:
-        tiles.append(_improved(report["difference"][names[-1]].get("val", {}).get("psnr")))
+        tiles.append(_improved(compared(report, names[-1], "val").get("psnr")))
     return [tile for tile in tiles if tile]
 
 

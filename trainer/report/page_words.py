@@ -3,8 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trainer.judge.bootstrap import FEWEST, LEVEL, RESAMPLES, SEED
+from trainer.judge.sheets import CANVAS, ENOUGH, FACE_HEIGHT
 from trainer.report.escape import Markup, element
 from trainer.report.figures import GROUP_TITLES, Report, number
+
+SHEETS = (
+    f"Where a set shows fewer than {ENOUGH} small faces, its photos with faces are reduced (never "
+    f"enlarged) until the largest face is {FACE_HEIGHT} px high, laid side by side on grey "
+    f"canvases of {CANVAS} x {CANVAS} px, and encoded and decoded with them. Small faces are then "
+    "measured there, photo by photo, and nowhere else."
+)
 
 
 def skipped(report: Report) -> Markup | None:
@@ -112,13 +121,20 @@ def method(report: Report) -> Markup:
         "Perceptual": perceptual,
         "Colour": "Mean of reconstruction minus photo per channel, in levels of 8 bits; best at 0.",
         "Sharpness": "Mean squared difference between neighbouring pixels, reconstruction over "
-        "photo: below 1 softer than the photo, above 1 harder.",
+        "photo (a ratio of gradient energies): best at 1; below it softer than the photo, above it "
+        "harder.",
         "Faces": "PSNR over the pooled pixels of a photo's face boxes, SSIM over its map there, "
         "the perceptual distance on the square around each face, 25 % larger than its box, "
         "resampled to 128 px. Sizes are heights of faces in the evaluated photo. Background is "
         "what lies outside all boxes, in photos with faces.",
-        "Certainty": "The 95 % interval is of the mean change over the photos, from their spread: "
-        "it speaks of photos like these.",
+        "Identity": "Cosine of SFace's features of a face, original and reconstruction, aligned by "
+        "the original's landmarks; mean over the faces of a photo. 1 is the same; where no "
+        "face-recognition model was given there is none.",
+        "Sheets": SHEETS,
+        "Certainty": f"{100 * LEVEL:.0f} % intervals of the mean change over the photos: "
+        f"percentiles of a paired bootstrap, {RESAMPLES:,} resamples, seed {SEED} of "
+        f"PyTorch's generator; none under {FEWEST} photos. They speak of photos like these. A "
+        "change whose interval holds 0 is called neither better nor worse.",
         "Not computed": "What cannot be computed is a dash here and null in report.json, never 0.",
     }
     items = [[element("dt", key), element("dd", value)] for key, value in entries.items()]

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainer.judge.pictures import Picture
 from trainer.numbers import finite_or_none
+from trainer.report.close_ups import faces_section
 from trainer.report.escape import Markup, element, json_text, verbatim
 from trainer.report.figures import Report, private
 from trainer.report.gallery import gallery
@@ -53,6 +54,7 @@ def page(
     """Build report.html as one text."""
     sections = {
         "Photos": gallery(report, pictures),
+        "Faces": faces_section(report, pictures),
         "Figures": figures_section(report),
         "Gains": gains(report),
         "Curves": curves(report, history),

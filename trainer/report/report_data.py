@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer.judge.bootstrap import SETTINGS
 from trainer.judge.perceptual import Perceptual
+from trainer.judge.regions import RegionScore
 from trainer.judge.scores import FIGURES, PhotoScore, compare, summarise
 from trainer.numbers import finite_or_none
 from trainer.report.figures import GROUP_TITLES
@@ -38,6 +40,7 @@ def build_report(
             name: {group: compare(first[group], scores) for group, scores in sets.items()}
             for name, sets in others
         },
+        "bootstrap": SETTINGS,
         "faces_looked_for": any(s.faces is not None for group in first.values() for s in group),
         "skipped": {group: _skipped(scores) for group, scores in first.items()},
         "photos": {group: _photos(models, group) for group in GROUP_TITLES if group in first},
@@ -79,5 +82,12 @@ def _photo(score: PhotoScore) -> dict[str, Any]:
     }
 
 
-def _figures(score: PhotoScore) -> dict[str, float]:
-    return {name: getattr(score, name) for name in FIGURES if getattr(score, name) is not None}
+def _figures(score: PhotoScore) -> dict[str, Any]:
+    """Return a photo's figures, and those of its regions under their names."""
+    regions = {name: _known(region) for name, region in score.regions.items()}
+    return _known(score) | ({"regions": regions} if regions else {})
+
+
+def _known(scored: PhotoScore | RegionScore) -> dict[str, float]:
+    found = {name: getattr(scored, name, None) for name in FIGURES}
+    return {name: value for name, value in found.items() if value is not None}

@@ -30,8 +30,16 @@ def _table(names: Sequence[str], parts: Sequence[Block]) -> list[str]:
 
 
 def _texts(cells: Sequence[Cell]) -> list[str]:
-    changes = [f"{cell.change} {cell.tone}".rstrip() for cell in cells]
+    changes = [
+        " ".join(part for part in (cell.change, cell.interval, cell.tone, gained(cell)) if part)
+        for cell in cells
+    ]
     return _spread([cell.value for cell in cells], changes)
+
+
+def gained(cell: Cell) -> str:
+    """Say how many photos gained, where an interval stands beside it; of few it says little."""
+    return f"({cell.gained})" if cell.interval else ""
 
 
 def _spread(values: Sequence[str], changes: Sequence[str]) -> list[str]:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trainer.report.figures import Report, change, figure_title, labels, number
+from trainer.report.figures import Report, change, compared, figure_title, labels, number
 from trainer.report.guard_words import guard_words
 
 LEAST_DB = 0.01  # smaller changes of PSNR are called none
 LEAST_SHARE = 0.005  # the same for a perceptual distance, as a share of the first model's
-ENOUGH_PHOTOS = 8
+OVER_SHARP = 1.05  # gradient energy over the photos': more is what the photos do not have
+LEAST_SHARPNESS = 0.01  # a smaller loss of it is called none
 PERCEPTUAL = ("lpips", "encoder_distance")
 
 
@@ -29,13 +30,12 @@ def verdict(report: Report) -> Verdict:
     if _is_broken(report, name):
         return Verdict("worse", "Broken: the model gives values that are no numbers", [])
     guard = report.get("guard")
-    compared = report["difference"][name]
     if guard and guard["exported"] is None:
-        return Verdict("worse", "Nothing exported: see the guard", _details(report, name, compared))
-    tone = _tone(report, name, compared.get("val", {}))
+        return Verdict("worse", "Nothing exported: see the guard", _details(report, name))
+    whole = compared(report, name, "val")
+    tone = _tone(report, name, whole)
     who = "" if len(names) == 2 else f"{shown[name]}: "
-    headline = who + _headline(tone, compared.get("val", {}))
-    return Verdict(tone, headline, _details(report, name, compared))
+    return Verdict(tone, who + _headline(tone, whole), _details(report, name))
 
 
 def _is_broken(report: Report, name: str) -> bool:
@@ -65,24 +65,26 @@ def _best(report: Report, names: list[str]) -> str:
     return max(names, key=psnr)
 
 
-def _tone(report: Report, name: str, compared: Mapping[str, Any]) -> str:
-    psnr = compared.get("psnr")
+def _tone(report: Report, name: str, whole: Mapping[str, Any]) -> str:
+    psnr = whole.get("psnr")
     if psnr is None:
         return ""
     signs = [_sign(psnr, LEAST_DB)]
     figure = perceptual_figure(report, name, "val")
-    if figure in compared:
+    if figure in whole:
         first = next(iter(report["models"].values()))["val"]["all"][figure]
-        signs.append(-_sign(compared[figure], LEAST_SHARE * (first or 0)))
+        signs.append(-_sign(whole[figure], LEAST_SHARE * (first or 0)))
     if min(signs) < 0 < max(signs):
         return "mixed"
     return "better" if max(signs) > 0 else "worse" if min(signs) < 0 else "same"
 
 
 def _sign(entry: Mapping[str, Any], least: float) -> int:
-    """Return the direction of a mean difference, 0 if it is smaller than `least` or its margin."""
-    difference = entry["difference"]
-    if difference is None or abs(difference) < max(least, entry["margin"] or 0):
+    """Return the direction of a mean difference, 0 if it is under `least` or not certain."""
+    difference, interval = entry["difference"], entry["interval"]
+    if difference is None or abs(difference) < least:
+        return 0
+    if interval and interval[0] <= 0 <= interval[1]:
         return 0
     return 1 if difference > 0 else -1
 
@@ -90,21 +92,22 @@ def _sign(entry: Mapping[str, Any], least: float) -> int:
 WORDS = {"better": "Better", "worse": "Worse", "mixed": "Mixed", "same": "No clear change"}
 
 
-def _headline(tone: str, compared: Mapping[str, Any]) -> str:
-    psnr = compared.get("psnr")
+def _headline(tone: str, whole: Mapping[str, Any]) -> str:
+    psnr = whole.get("psnr")
     if psnr is None:
         return "No verdict: the figures could not be computed"
     on = f"{psnr['difference']:+.2f} dB on {number(psnr['n'], 'photo')}"
     return f"{WORDS[tone]}: {on}, {psnr['better']} of {psnr['n']} better"
 
 
-def _details(report: Report, name: str, compared: Mapping[str, Any]) -> list[str]:
+def _details(report: Report, name: str) -> list[str]:
     details = [
         _guard(report),
         _perceptual_words(report, name, "val"),
-        _certainty(compared.get("val", {}).get("psnr")),
-        _elsewhere(compared.get("general", {}).get("psnr")),
+        _certainty(compared(report, name, "val").get("psnr")),
+        _elsewhere(compared(report, name, "general").get("psnr")),
         _perceptual_words(report, name, "general"),
+        *sharpness_words(report, name),
     ]
     return [line for line in details if line]
 
@@ -130,9 +133,9 @@ def _perceptual_words(report: Report, name: str, group: str) -> str:
 def _certainty(psnr: Mapping[str, Any] | None) -> str:
     if psnr is None:
         return ""
-    if psnr["margin"] is None:
+    if psnr["interval"] is None:
         return f"{number(psnr['n'], 'photo')} are few: this says little about others."
-    low, high = psnr["difference"] - psnr["margin"], psnr["difference"] + psnr["margin"]
+    low, high = psnr["interval"]
     return f"The mean change lies between {low:+.2f} and {high:+.2f} dB (95 %)."
 
 
@@ -142,3 +145,23 @@ def _elsewhere(psnr: Mapping[str, Any] | None) -> str:
     unclear = "" if _sign(psnr, LEAST_DB) else ": no clear change"
     on = f"{psnr['difference']:+.2f} dB on {number(psnr['n'], 'general photo')}"
     return f"Elsewhere: {on}, {psnr['better']} of {psnr['n']} better{unclear}."
+
+
+def sharpness_words(report: Report, name: str) -> list[str]:
+    """Say where a model adds gradient energy that photos do not have, or lost more than the first.
+
+    Of whole photos and of faces, as either can hide the other.
+    """
+    first = next(iter(report["models"].values())).get("val", {})
+    last = report["models"][name].get("val", {})
+    lines = []
+    for region, what in {"all": "Photos", "faces": "Faces"}.items():
+        before, after = (part.get(region, {}).get("sharpness") for part in (first, last))
+        if before is None or after is None:
+            continue
+        energy = f"gradient energy {after:.2f} of the originals', from {before:.2f}"
+        if after > OVER_SHARP:
+            lines.append(f"{what} are over-sharp: {energy}.")
+        elif after < min(before, 1.0) - LEAST_SHARPNESS:
+            lines.append(f"{what} are smeared more than before: {energy}.")
+    return lines

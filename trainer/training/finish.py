@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.judge.evaluation import multiple_for, view
-from trainer.judge.pictures import Picture, choose_telling, open_pictures, with_model
+from trainer.judge.pictures import Picture, with_model
+from trainer.judge.shown import open_shown
 from trainer.options.config import recipe
 from trainer.photos.photo_set import write_skipped
 from trainer.photos.skips import Skip, SkippedPhoto
@@ -33,7 +34,6 @@ from trainer.vae.export import Exported, export_run
 from vae_core.files import write_text
 from vae_core.images import from_bytes
 
-SHOWN = {"val": 18, "general": 6}  # photos in the report, by set
 PROBE_SIDE = 256  # pixels; enough to compare decodes, and quick where there is no GPU
 
 
@@ -143,19 +143,16 @@ def _probe(run: Run) -> Tensor:
 
 
 def _pictures(run: Run, tuned: torch.nn.Module, outcome: Outcome) -> list[Picture]:
-    """Reconstruct the photos that tell most, by base and by tuned."""
+    """Reconstruct what the report shows, by base and by tuned."""
+    if not run.config.sample_photos:
+        return []
     sets = {"val": run.photos.val, "general": run.photos.general}
-    pictures: list[Picture] = []
+    sets = {group: photos for group, photos in sets.items() if photos is not None}
+    side, device = run.config.eval_resolution, run.accelerator.device
     with original(run) as base:
-        for group, photos in sets.items():
-            if photos is None or not run.config.sample_photos:
-                continue
-            ids = choose_telling(run.base_scores[group], outcome.scores[group], SHOWN[group])
-            multiple, side = multiple_for(base), run.config.eval_resolution
-            opened = open_pictures(photos, ids, side, multiple, group)
-            pictures += with_model(opened, "base", base, run.accelerator.device)
-        tuned = tuned.to(run.accelerator.device)
-        return with_model(pictures, "tuned", tuned, run.accelerator.device)
+        opened = open_shown(sets, run.base_scores, outcome.scores, side, multiple_for(base))
+        pictures = with_model(opened, "base", base, device)
+    return with_model(pictures, "tuned", tuned.to(device), device)
 
 
 def _write_skipped(run: Run) -> None:

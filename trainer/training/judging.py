@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from trainer.judge.evaluation import score_photos
+from trainer.judge.evaluation import multiple_for
 from trainer.judge.samples import save_sheet
 from trainer.judge.scores import PhotoScore, summarise
+from trainer.judge.set_scores import assemble, count_views, score_set
 from trainer.options.config import TrainConfig
 from trainer.photos.photo_set import PhotoSet
 from trainer.report.guard_words import broken_words
@@ -54,7 +55,8 @@ def score(run: Run, vae: nn.Module, what: str) -> Scores | None:
 
 
 def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoScore]:
-    total = -(-len(photos.photos) // run.accelerator.num_processes)
+    views = count_views(photos, run.config.eval_resolution, multiple_for(vae))
+    total = -(-views // run.accelerator.num_processes)
     with tqdm(
         total=total,
         desc=f"measuring {what}",
@@ -64,7 +66,7 @@ def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoS
         mininterval=refresh_seconds(),
     ) as bar:
         work = partial(
-            score_photos,
+            score_set,
             vae,
             photos,
             run.perceptual,
@@ -74,9 +76,10 @@ def _score(run: Run, vae: nn.Module, photos: PhotoSet, what: str) -> list[PhotoS
             world=run.accelerator.num_processes,
             should_stop=run.interrupts.requested,
             progress=lambda: bar.update(),
+            identity=run.identity,
         )
         mine = on_all(run.accelerator, work)
-    return sorted(joined(run.accelerator, mine), key=lambda score: score.id)
+    return assemble(joined(run.accelerator, mine))
 
 
 def judge_base(run: Run, meter: Meter) -> bool:

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from trainer.judge.identity import Identity
 from trainer.judge.perceptual import Perceptual
 from trainer.judge.scores import PhotoScore
 from trainer.options.config import TrainConfig
@@ -89,6 +90,7 @@ class Run:
     ema: Ema
     log: MetricsLog
     cache: LatentCache | None = None
+    identity: Identity | None = None
     state: State = field(default_factory=State)
     base_scores: dict[str, list[PhotoScore]] = field(default_factory=dict)  # by set
     scores: dict[str, list[PhotoScore]] = field(default_factory=dict)  # of the last evaluation

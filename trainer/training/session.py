@@ -7,6 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from trainer.errors import UserError, sentence
+from trainer.judge.identity import open_identity
 from trainer.options.config import TrainConfig, recipe
 from trainer.options.toml_file import to_toml
 from trainer.photos.photo_set import write_skipped
@@ -14,7 +15,7 @@ from trainer.training import saving
 from trainer.training.activations import choose_activations
 from trainer.training.batch_size import AUTO, Choice, choose_batch_size, settle_batch_size
 from trainer.training.caching import fill_cache
-from trainer.training.distributed import SharedError, SharedOutOfMemory, on_main
+from trainer.training.distributed import SharedError, SharedOutOfMemory, main_first, on_main
 from trainer.training.dryrun import Plan, check_disk, dry_run, start_text
 from trainer.training.finish import finish
 from trainer.training.interrupts import Interrupted, Interrupts
@@ -59,6 +60,8 @@ def _prepare(
     base = open_base(config, accelerator)
     interrupts.leave(accelerator)
     perceptual = open_perceptual(config, accelerator, base)
+    weights = config.face_recognizer_weights, config.face_detector_weights
+    identity = main_first(accelerator, lambda: open_identity(*weights))
     photos = open_all_photos(config, accelerator, interrupts)
     plan = Plan(config, base, photos, perceptual, accelerator.num_processes, accelerator.device)
     if config.activation_memory == AUTO:
@@ -69,6 +72,7 @@ def _prepare(
         check_crops(config, base, perceptual)
         plan = _with_batch(plan, choose_batch_size(plan, accelerator))
     run = make_run(plan.config, accelerator, base, photos, perceptual, folder, interrupts)
+    run.identity = identity
     if auto and not config.dry_run:
         counted = Choice(plan.config.batch_size, plan.batch_found)
         plan = _with_batch(plan, settle_batch_size(run, counted))
