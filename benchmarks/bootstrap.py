@@ -14,13 +14,18 @@ TAILS = (2.5, 97.5)  # percent
 
 
 class Estimate(NamedTuple):
-    """A figure over all photos, and the interval that it lies in; JSON has it as a list."""
+    """A figure over all photos, and the interval that it lies in; JSON has it as a list.
+
+    One photo tells nothing of others: it has no interval.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.value:.3g}"
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
@@ -48,4 +53,6 @@ def _resampled(values: Sequence[float]) -> np.ndarray:
 
 
 def _estimate(value: float, resampled: np.ndarray) -> Estimate:
+    if len(np.unique(resampled)) == 1:
+        return Estimate(float(value), None, None)
     return Estimate(float(value), *map(float, np.percentile(resampled, TAILS)))

@@ -60,7 +60,7 @@ def print_table(rows: Sequence[Row]) -> None:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else f"{value}"
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 100 else f"{value}"
 
 
 def write_json(path: Path, rows: Sequence[Row], **settings: Any) -> None:
