@@ -31,7 +31,7 @@ class Estimate(NamedTuple):
 
 def mean(values: Sequence[float]) -> Estimate:
     """Estimate a mean."""
-    return _estimate(np.asarray(values, float).mean(), _resampled(values))
+    return _estimate(np.asarray(values, float).mean(), _resampled(values), len(values))
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -41,8 +41,8 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
 
 def change(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Estimate the second's mean as a change of the first's, in percent: -20 is a fifth less."""
-    whole = np.mean(second) / np.mean(first)
-    return _estimate(100 * (whole - 1), 100 * (_resampled(second) / _resampled(first) - 1))
+    whole, resampled = np.mean(second) / np.mean(first), _resampled(second) / _resampled(first)
+    return _estimate(100 * (whole - 1), 100 * (resampled - 1), len(first))
 
 
 def _resampled(values: Sequence[float]) -> np.ndarray:
@@ -52,7 +52,7 @@ def _resampled(values: Sequence[float]) -> np.ndarray:
     return values[drawn].mean(1)
 
 
-def _estimate(value: float, resampled: np.ndarray) -> Estimate:
-    if len(np.unique(resampled)) == 1:
+def _estimate(value: float, resampled: np.ndarray, photos: int) -> Estimate:
+    if photos == 1:
         return Estimate(float(value), None, None)
     return Estimate(float(value), *map(float, np.percentile(resampled, TAILS)))

@@ -1,5 +1,4 @@
-"""Small faces to measure: a photo reduced until its largest face has a height, and what a VAE
-makes of it there.
+"""Small faces to measure: a photo reduced until its face has a height, and through a VAE there.
 
 Pictures are uint8 [H, W, 3]; boxes are (x, y, width, height) in pixels. A face is seen among what
 surrounds it, since a decoder looks around: at least 256 pixels a side, or all of the photo.
@@ -10,6 +9,8 @@ import math
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,12 +43,17 @@ CONTEXT = 256  # pixels a side that are seen with a face, or twice the face wher
 CELL = 8  # pixels of a latent cell
 
 
-class Face(NamedTuple):
-    """The largest face of a photo, in the photo's own pixels."""
+@dataclass
+class Face:
+    """The largest face of a photo, in the photo's own pixels; decoded when it is looked at."""
 
     name: str
-    photo: Image.Image
     box: Box
+    load: Callable[[], Image.Image]
+
+    @cached_property
+    def photo(self) -> Image.Image:
+        return self.load()
 
 
 class View(NamedTuple):
@@ -104,8 +110,7 @@ def open_faces(data: str, detector: str | None) -> Iterator[Face]:
         files = [path for part in ("train", "val") for path in demo_files(part)]
         for path in files:
             if path.name in PACKAGED_FACES:
-                photo = Image.open(path).convert("RGB")
-                yield Face(path.stem, photo, PACKAGED_FACES[path.name])
+                yield Face(path.stem, PACKAGED_FACES[path.name], partial(read_image, path))
         return
     photos = with_faces(open_photos(data, CELL), detector)
     if not any(photo.faces for photo in photos.photos):
@@ -113,7 +118,13 @@ def open_faces(data: str, detector: str | None) -> Iterator[Face]:
     for i in sorted(range(len(photos)), key=lambda i: photos.photos[i].name):
         if photos.photos[i].faces:
             largest = max(photos.photos[i].faces, key=lambda box: box[2] * box[3])
-            yield Face(Path(photos.photos[i].name).stem, photos.image(i), largest)
+            yield Face(Path(photos.photos[i].name).stem, largest, partial(photos.image, i))
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read a photo that a package carries."""
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 # Seeing

@@ -10,7 +10,7 @@ from benchmarks.recipe_runs import RecipeRun
 from trainer.training.metrics_log import MetricsLog
 
 REGIONS = ("faces", "all")  # of the held-out photos: faces, where they are known
-LABELS = {"lpips": "LPIPS", "psnr": "PSNR, dB"}
+LABELS = {"lpips": "LPIPS", "psnr": "PSNR in dB"}
 
 Point = tuple[float, ...]  # minutes, figure, least and most over seeds
 

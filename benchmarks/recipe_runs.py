@@ -44,6 +44,10 @@ class RecipeRun(NamedTuple):
         """Whether it came to its end: the report is written after the export."""
         return (self.folder / "report.json").is_file()
 
+    def beside(self, ending: str) -> Path:
+        """Return a file beside the folder, which holds the run alone."""
+        return self.folder.with_name(self.folder.name + ending)
+
     @property
     def export(self) -> Path:
         return self.folder / "export" / "vae.safetensors"
@@ -96,7 +100,7 @@ def carry_out(run: RecipeRun) -> bool:
 
     Raises UserError where the folder holds a run of other flags.
     """
-    command = run.folder.with_suffix(".command.json")
+    command = run.beside(".command.json")
     if command.exists() and json.loads(command.read_text()) != run.flags:
         raise UserError(
             f"{run.folder} was begun with other options, which are in {command.name}: give another "
@@ -108,7 +112,7 @@ def carry_out(run: RecipeRun) -> bool:
     write_text(command, json.dumps(run.flags, indent=1))
     resume = ["--resume"] if (run.folder / "config.toml").exists() else []
     began = time.monotonic()
-    with run.folder.with_suffix(".log").open("ab") as log:
+    with run.beside(".log").open("ab") as log:
         ended = subprocess.run([*LAUNCH, *run.flags, *resume], stdout=log, stderr=log)
     minutes = (time.monotonic() - began) / 60
     said = "done" if run.finished else f"FAILED with {ended.returncode}, see {log.name}"
@@ -134,7 +138,7 @@ def measure_steps(
             recipe = recipes[name] | ({"gan_start": 0} if "gan_start" in recipes[name] else {})
             run = plan_run(output / "timed", f"{name}_{turn}", 0, recipe, common, budget)
             if not carry_out(run):
-                raise UserError(f"the recipe {name} could not be timed: see {run.folder}.log")
+                raise UserError(f"the recipe {name} could not be timed: see {run.beside('.log')}")
             found[name].append(seconds_a_step(run.folder))
             print(f"{name}: {found[name][-1]:.3f} s a step", flush=True)
     return {name: statistics.median(values) for name, values in found.items()}
