@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from trainer.errors import UserError
 from trainer.faces import with_faces
@@ -115,7 +116,8 @@ def open_faces(data: str, detector: str | None) -> Iterator[Face]:
     photos = with_faces(open_photos(data, CELL), detector)
     if not any(photo.faces for photo in photos.photos):
         raise UserError(f"no face is known in {data}: give --face-detector-weights FILE")
-    for i in sorted(range(len(photos)), key=lambda i: photos.photos[i].name):
+    order = sorted(range(len(photos)), key=lambda i: photos.photos[i].name)
+    for i in tqdm(order, unit=" photos", leave=False):
         if photos.photos[i].faces:
             largest = max(photos.photos[i].faces, key=lambda box: box[2] * box[3])
             yield Face(Path(photos.photos[i].name).stem, largest, partial(photos.image, i))

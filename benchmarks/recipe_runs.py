@@ -115,9 +115,16 @@ def carry_out(run: RecipeRun) -> bool:
     with run.beside(".log").open("ab") as log:
         ended = subprocess.run([*LAUNCH, *run.flags, *resume], stdout=log, stderr=log)
     minutes = (time.monotonic() - began) / 60
-    said = "done" if run.finished else f"FAILED with {ended.returncode}, see {log.name}"
+    said = "done" if run.finished else f"FAILED with {ended.returncode}: {last_line(log.name)}"
     print(f"{run.folder.name}: {said}, {minutes:.1f} min in all", flush=True)
     return run.finished
+
+
+def last_line(log: str) -> str:
+    """Return the last line of a log that says why the trainer ended, with the log's name."""
+    lines = Path(log).read_text("utf-8", "replace").splitlines()
+    own = [line for line in lines if line.startswith("finetune_decoder:")]
+    return f"{(own or lines or [''])[-1]} ({log})"
 
 
 # Budgets in steps

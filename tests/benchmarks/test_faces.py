@@ -55,12 +55,11 @@ def test_no_face_is_enlarged():
 
 
 def test_sides_that_a_vae_does_not_take_are_padded_and_cut_off(tiny_vae):
-    picture = np.asarray(PHOTO)[:29, :43]
-    assert round_trip(tiny_vae, picture, 8).shape == (1, 3, 29, 43)
-    whole = np.asarray(PHOTO)[:32, :48]
-    same = round_trip(tiny_vae, whole, 8)[..., :8, :8]
-    padded = round_trip(tiny_vae, np.pad(picture, ((0, 3), (0, 5), (0, 0)), "edge"), 8)
-    assert round_trip(tiny_vae, picture, 8).equal(padded[..., :29, :43]) and same.shape[-1] == 8
+    picture = np.asarray(PHOTO)[:29, :43].copy()
+    padded = np.pad(picture, ((0, 3), (0, 5), (0, 0)), "edge")
+    found = round_trip(tiny_vae, picture, 8)
+    assert found.shape == (1, 3, 29, 43)
+    assert found.equal(round_trip(tiny_vae, padded, 8)[..., :29, :43])
 
 
 def test_a_window_is_shown_pixel_by_pixel():
