@@ -3,12 +3,12 @@
     python benchmarks/recipes.py --vae org/vae --output runs/study --seeds 0 1 2 --minutes 5 \
         --set faces=photos/faces --set general=photos/general \
         --apart house_ --versus ft-mse --lpips-weights lpips_squeeze.safetensors \
-        --face-detector-weights yunet.onnx -- --data photos/train --resolution 128
+        --face-detector-weights yunet.onnx -- --data photos/train --face-index faces.parquet
 
-What stands after `--` is given to every run; a recipe's own options beat it. Runs go one after
-another through `accelerate launch`. Where they must share the machine, their steps are measured
-beforehand on a quiet one, `--measure-steps 40 --minutes 5 --steps-file steps.json`, and the same
-file then stands for the minutes. A call that broke off is repeated as it was: what is finished
+What stands after `--` is given to every run; what the recipes' file says beats it. Runs go one
+after another through `accelerate launch`. Where they must share the machine, their steps are
+measured beforehand on a quiet one, `--measure-steps 40 --minutes 5 --steps-file steps.json`, and
+that file then stands for the minutes. A call that broke off is repeated as it was: what is finished
 stays. A figure that is not there is a dash.
 """
 
