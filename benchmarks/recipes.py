@@ -9,7 +9,7 @@ What stands after `--` is given to every run; what the recipes' file says beats 
 after another through `accelerate launch`. Where they must share the machine, their steps are
 measured beforehand on a quiet one, `--measure-steps 40 --minutes 5 --steps-file steps.json`, and
 that file then stands for the minutes. A call that broke off is repeated as it was: what is finished
-stays. A figure that is not there is a dash.
+stays. A figure that is not there is a dash; "better than" counts the photos whose LPIPS fell.
 """
 
 import argparse
