@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,28 @@ def step_parser(about: str, resolution: int = 128, batch_size: int = 1) -> Argum
     return parser
 
 
+def add_outputs(parser: ArgumentParser) -> None:
+    """Add the options that say where `hand_over` writes to."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file to write the figures to")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="file to write the table to")
+
+
+def hand_over(rows: Sequence[Row], options: Namespace, **settings: Any) -> None:
+    """Print the table, and write it where `add_outputs` was told to."""
+    print_table(rows)
+    if options.json:
+        write_json(options.json, rows, **vars(options), **settings)
+    if options.markdown:
+        options.markdown.write_text(markdown(rows), "utf-8")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Write rows of the same keys as a table of Markdown."""
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[_shown(value) for value in row.values()] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def print_table(rows: Sequence[Row]) -> None:
     """Print rows of the same keys, numbers to the right."""
     names = list(rows[0])
@@ -38,7 +60,7 @@ def print_table(rows: Sequence[Row]) -> None:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else f"{value}"
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 100 else f"{value}"
 
 
 def write_json(path: Path, rows: Sequence[Row], **settings: Any) -> None:
