@@ -1,7 +1,7 @@
-"""How sure a mean over photos is: paired percentile bootstrap (Efron, 1979), photos resampled.
+"""How sure a mean over photos is, in tables: the report's own paired bootstrap.
 
-10,000 resamples from seed 0; an interval is the middle 95 % of them. A pair is a photo measured
-twice: the lists' orders must agree.
+An interval is the middle 95 % of 10,000 resamples. A pair is a photo measured twice: the lists'
+orders must agree.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-RESAMPLES, SEED = 10_000, 0
+from trainer.judge.bootstrap import RESAMPLES, SEED, resampled_means
+
 TAILS = (2.5, 97.5)  # percent
 
 
@@ -47,9 +48,7 @@ def change(first: Sequence[float], second: Sequence[float]) -> Estimate:
 
 def _resampled(values: Sequence[float]) -> np.ndarray:
     """Return the means of resamples; those of two lists of one length are of the same photos."""
-    values = np.asarray(values, float)
-    drawn = np.random.default_rng(SEED).integers(len(values), size=(RESAMPLES, len(values)))
-    return values[drawn].mean(1)
+    return resampled_means(np.asarray([values], float), RESAMPLES, SEED)[0]
 
 
 def _estimate(value: float, resampled: np.ndarray, photos: int) -> Estimate:

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from trainer.errors import UserError
-from trainer.faces import with_faces
 from trainer.judge.evaluation import as_pixels, measure_for, multiple_for, reconstruct
 from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.judge.regions import FACES, RegionScore, score_regions
 from trainer.options.config import resolve_vae
 from trainer.photos.boxes import Box
 from trainer.photos.demo_photos import demo_files
+from trainer.photos.face_search import open_search
+from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
 from trainer.vae.base import load_base
 from vae_core.compare.figures import PATCH
@@ -103,6 +104,12 @@ def open_lpips(options: argparse.Namespace) -> Perceptual | None:
     """Load LPIPS where its weights are given."""
     net, file = options.lpips_net, options.lpips_weights
     return file and load_perceptual(net, file, False, nn.Identity(), options.device)
+
+
+def with_faces(photos: PhotoSet, detector: str | None) -> PhotoSet:
+    """Look for the faces that did not come with the photos."""
+    search = open_search(detector, None)
+    return photos if search is None else search.known(photos)
 
 
 def open_faces(data: str, detector: str | None) -> Iterator[Face]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import bootstrap
-from trainer.judge.evaluation import score_photos
 from trainer.judge.perceptual import Perceptual
 from trainer.judge.regions import REGIONS
 from trainer.judge.scores import PhotoScore
+from trainer.judge.set_scores import assemble, score_set
 from trainer.photos.photo_set import PhotoSet
 from trainer.vae.base import load_base
 from vae_core.files import write_text
@@ -52,14 +52,14 @@ class Scorer(NamedTuple):
             kept = json.loads(path.read_text("utf-8"))
             if kept["settings"] == settings:
                 return kept["photos"]
-        scores = score_photos(
+        found = score_set(
             base.vae.eval().to(self.device),
             self.open_set(data),
             self.perceptual,
             device=self.device,
             eval_resolution=self.settings["eval_resolution"],
         )
-        found = {score.id: _plain(score) for score in scores if not score.skipped}
+        found = {score.id: _plain(score) for score in assemble(found) if not score.skipped}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"settings": settings, "photos": found}, indent=1))
         print(f"measured {label} on {set_name}", flush=True)

@@ -24,7 +24,7 @@ if not __package__:  # run as a file: import from the project's root, not from b
 
 import torch
 
-from benchmarks.face_windows import CELL, open_lpips, run
+from benchmarks.face_windows import CELL, open_lpips, run, with_faces
 from benchmarks.recipe_curves import draw_curves
 from benchmarks.recipe_runs import (
     Recipe,
@@ -38,7 +38,6 @@ from benchmarks.recipe_runs import (
 from benchmarks.recipe_scores import Measured, Scorer, compare
 from benchmarks.results import add_outputs, hand_over, print_table
 from trainer.errors import UserError
-from trainer.faces import with_faces
 from trainer.options.config import resolve_vae
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos

@@ -15,10 +15,10 @@ from skimage import data
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.photos.face_finder import FaceFinder
 from trainer.judge.evaluation import score_pair
 from trainer.judge.identity import Identity, open_identity
 from trainer.judge.scores import compare, summarise
+from trainer.photos.face_finder import FaceFinder
 
 HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
@@ -75,7 +75,7 @@ def portrait() -> Image.Image:
 def test_a_face_is_like_itself_and_less_so_the_more_it_is_smeared(
     weights: tuple[str, str], portrait: Image.Image
 ) -> None:
-    (box,) = FaceFinder(Path(weights[1])).find(portrait)
+    ((box, _),) = FaceFinder(Path(weights[1])).find(portrait)
     identity = open_identity(*weights)
     y = pixels(portrait)
     found = [
@@ -89,7 +89,7 @@ def test_a_face_is_like_itself_and_less_so_the_more_it_is_smeared(
 def test_landmarks_are_those_of_the_face_in_its_photo(
     weights: tuple[str, str], portrait: Image.Image
 ) -> None:
-    (box,) = FaceFinder(Path(weights[1])).find(portrait)
+    ((box, _),) = FaceFinder(Path(weights[1])).find(portrait)
     face = open_identity(*weights).landmarks(np.asarray(portrait)[..., ::-1].copy(), box)
     assert face[:4] == pytest.approx(box, abs=0.15 * box[2])
     right_eye, left_eye, nose, *corners = face[4:14].reshape(5, 2)
@@ -102,7 +102,7 @@ def test_landmarks_are_those_of_the_face_in_its_photo(
 def test_a_reconstruction_is_aligned_by_the_originals_landmarks(
     weights: tuple[str, str], portrait: Image.Image
 ) -> None:
-    (box,) = FaceFinder(Path(weights[1])).find(portrait)
+    ((box, _),) = FaceFinder(Path(weights[1])).find(portrait)
     grey = torch.full_like(pixels(portrait), 0.5)  # no face to be found in it
     found = open_identity(*weights).similarity(grey, pixels(portrait), box)
     assert found is not None and found < 0.99
@@ -116,7 +116,7 @@ def test_where_there_is_no_face_nothing_is_said(weights: tuple[str, str]) -> Non
 def test_a_neighbours_face_does_not_stand_in(
     weights: tuple[str, str], portrait: Image.Image
 ) -> None:
-    ((x, y, w, h),) = FaceFinder(Path(weights[1])).find(portrait)
+    (((x, y, w, h), _),) = FaceFinder(Path(weights[1])).find(portrait)
     image = np.asarray(portrait)[..., ::-1].copy()
     identity = open_identity(*weights)
     assert identity.landmarks(image, (x + 0.2 * w, y, w, h)) is not None
@@ -126,7 +126,7 @@ def test_a_neighbours_face_does_not_stand_in(
 def test_identity_is_a_figure_of_faces_by_size(
     weights: tuple[str, str], portrait: Image.Image
 ) -> None:
-    boxes = FaceFinder(Path(weights[1])).find(portrait)
+    boxes = [face.box for face in FaceFinder(Path(weights[1])).find(portrait)]
     identity, y = open_identity(*weights), pixels(portrait)
     x = pixels(portrait.filter(ImageFilter.GaussianBlur(12)))
     scores = [score_pair(made, y, boxes, None, "a", "a", identity) for made in (x, y)]

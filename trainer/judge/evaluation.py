@@ -18,7 +18,7 @@ from trainer.judge.identity import Identity
 from trainer.judge.perceptual import Perceptual
 from trainer.judge.regions import Measure, score_regions, sharpness
 from trainer.judge.scores import PhotoScore, summarise
-from trainer.photos.boxes import Box
+from trainer.photos.boxes import Box, clip
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import SkippedPhoto
 from trainer.vae.autoencoder import decode, encode, image_channels, ratio
@@ -29,7 +29,6 @@ from vae_core.metrics import WINDOW, channel_mean_error, psnr, ssim_map
 __all__ = ["PhotoScore", "reconstruct", "score_pair", "score_photos", "summarise", "view"]
 
 MULTIPLE = 8  # sides are cropped to multiples of this, or of the VAE's ratio where that is larger
-LEAST_IN_VIEW = 0.5  # a face of which less than this part is left by the crop is not counted
 
 
 # Seeing
@@ -76,17 +75,6 @@ def faces_in_view(
     moved = [(x * scale - left, y * scale - top, w * scale, h * scale) for x, y, w, h in faces]
     clipped = [clip(box, width, height) for box in moved]
     return [box for box in clipped if box is not None]
-
-
-def clip(box: Box, width: int, height: int) -> Box | None:
-    """Clip a box to the view; None if too little of it is left, or nothing of a pixel's size."""
-    x, y, w, h = box
-    right, bottom = min(x + w, width), min(y + h, height)
-    x, y = max(x, 0.0), max(y, 0.0)
-    kept_w, kept_h = right - x, bottom - y
-    if min(kept_w, kept_h) < 1 or kept_w * kept_h < LEAST_IN_VIEW * w * h:
-        return None
-    return x, y, kept_w, kept_h
 
 
 def multiple_for(vae: nn.Module) -> int:

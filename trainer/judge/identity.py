@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.photos.face_finder import detector_weights
 from trainer.photos.boxes import Box
+from trainer.photos.face_finder import detector_weights
 
 SEEN = 2.0  # side of what the detector sees, in sides of the face's box
 SIDE = 320  # pixels to which that is brought for it

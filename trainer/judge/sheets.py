@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from trainer.judge.evaluation import clip, faces_in_view
+from trainer.judge.evaluation import faces_in_view
 from trainer.judge.regions import SMALL_BELOW
-from trainer.photos.boxes import Box
+from trainer.photos.boxes import Box, clip
 from trainer.photos.photo_set import Photo, PhotoSet
 from trainer.photos.skips import SkippedPhoto
 
