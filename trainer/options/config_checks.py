@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from trainer.errors import UserError
 from trainer.options.fields import shown
 
+SMALLEST_JUDGED = 24  # pixels: the least that leaves a PatchGAN one patch
+
 if TYPE_CHECKING:
     from trainer.options.config import TrainConfig
 
@@ -19,6 +21,7 @@ def check_together(config: TrainConfig) -> None:
     _check_warmup(config)
     _check_loss(config)
     _check_window(config)
+    _check_gan(config)
     _check_cache(config)
 
 
@@ -52,7 +55,8 @@ def _check_warmup(config: TrainConfig) -> None:
 
 
 def _check_loss(config: TrainConfig) -> None:
-    if not (config.rec_weight or config.lpips_weight or config.uses_kl):
+    terms = (config.rec_weight, config.lpips_weight, config.hf_weight, config.uses_kl)
+    if not any(terms):
         raise UserError(
             "Expected a loss that trains something, but --rec-weight and --lpips-weight are both "
             "0: give one of them a weight above 0."
@@ -64,6 +68,27 @@ def _check_window(config: TrainConfig) -> None:
         raise UserError(
             f"Expected --lpips-crop to be at most --resolution, {config.resolution}, but got "
             f"{config.lpips_crop}: lower it, or 0 for whole crops."
+        )
+
+
+def _check_gan(config: TrainConfig) -> None:
+    if not config.gan_weight:
+        return
+    if config.gan_start >= config.max_steps:
+        raise UserError(
+            f"Expected --gan-start to be below --max-steps, {config.max_steps}, but got "
+            f"{config.gan_start}: lower it, or train longer."
+        )
+    if config.resolution < SMALLEST_JUDGED:
+        raise UserError(
+            f"Expected --resolution to be at least {SMALLEST_JUDGED} for --gan-weight, as its "
+            f"discriminator judges patches, but got {config.resolution}: raise it, or drop "
+            "--gan-weight."
+        )
+    if not (config.rec_weight or config.lpips_weight or config.hf_weight):
+        raise UserError(
+            "Expected another term beside --gan-weight, whose strength is measured by it, but "
+            "--rec-weight, --lpips-weight and --hf-weight are all 0: give one of them a weight."
         )
 
 

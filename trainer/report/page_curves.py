@@ -12,6 +12,10 @@ LOSSES = {
     "rec": "Pixel loss",
     "lpips": "LPIPS loss",
     "distance": "Encoder distance loss",
+    "hf": "High-frequency loss",
+    "gan": "Discriminator's judgement",
+    "gan_scale": "Scale of its judgement",
+    "disc": "Discriminator's own loss",
     "kl": "KL",
     "lr": "Learning rate",
 }

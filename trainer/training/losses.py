@@ -5,10 +5,14 @@ decoder's output is never clamped here. Everything is reduced in float32, whatev
 in.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from trainer.judge.perceptual import Perceptual
+from trainer.training.adversary import Adversary
+from trainer.training.high_frequency import detail_distance
 from trainer.training.windows import corners, cut
 from trainer.vae.autoencoder import Posterior, decode, encode
 from vae_core.latents import kl_per_item, sample
@@ -74,10 +78,13 @@ class TrainStep(nn.Module):
         kl_weight: float,
         train_encoder: bool,
         lpips_crop: int = 0,
+        hf_weight: float = 0.0,
+        adversary: Adversary | None = None,
     ) -> None:
         """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None.
 
         `lpips_crop`: side of the random window that LPIPS sees of each crop; 0: all of it.
+        `adversary`: a discriminator, with its weight; no parameter of this module.
         """
         super().__init__()
         if lpips_weight and perceptual is None:
@@ -90,6 +97,8 @@ class TrainStep(nn.Module):
         self.kl_weight = kl_weight
         self.train_encoder = train_encoder
         self.lpips_crop = lpips_crop
+        self.hf_weight = hf_weight
+        self.adversary = adversary
 
     def forward(
         self, pixels: Tensor, noise: Tensor, posterior: Posterior | None = None
@@ -99,15 +108,19 @@ class TrainStep(nn.Module):
         A `posterior` that is given, from a cache and in any float type, stands for encoding.
 
         "loss" is what to minimise, weighted; the parts stand beside it unweighted: "rec", "lpips"
-        ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "kl" and
-        "kl_per_element" (absent without a posterior). With a frozen encoder KL has no gradient
-        and is left out of the loss.
+        ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "hf" (absent
+        at weight 0), "kl" and "kl_per_element" (absent without a posterior), and what the
+        adversary adds once it is at work. With a frozen encoder KL has no gradient and is left out
+        of the loss.
         """
         posterior = self._encode(pixels) if posterior is None else _in_float32(posterior)
         output = decode(self.vae, _draw(posterior, noise)).float()
         parts = self._reconstruction(output, pixels, noise)
         loss = sum(weight * part for weight, part in parts.values())
         scalars = {name: part for name, (_, part) in parts.items()}
+        if self.adversary is not None and self.adversary.learns:
+            judgement, judged = self.adversary.judge(output, pixels, loss)
+            loss, scalars = loss + judgement, scalars | judged
         if posterior.logvar is not None:
             kl = kl_per_item(posterior.mean, posterior.logvar).mean()
             scalars |= {"kl": kl, "kl_per_element": kl / posterior.mean[0].numel()}
@@ -129,6 +142,8 @@ class TrainStep(nn.Module):
             name = "lpips" if self.perceptual.is_lpips else "distance"
             seen = self._windows(output, pixels, noise)
             parts[name] = (self.lpips_weight, self.perceptual.distance(*seen).mean())
+        if self.hf_weight:
+            parts["hf"] = (self.hf_weight, detail_distance(output, pixels).mean())
         return parts
 
     def _windows(self, output: Tensor, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,8 +175,12 @@ def describe_reductions(
     perceptual_name: str = "lpips",
     has_posterior: bool = True,
     lpips_crop: int = 0,
+    others: Sequence[str] = (),
 ) -> str:
-    """Say in a line per term how the loss is reduced and weighted: for help, start and report."""
+    """Say in a line per term how the loss is reduced and weighted: for help, start and report.
+
+    `others`: the lines of optional terms, which their modules word.
+    """
     over = "summed over C, H, W, in nats," if rec_loss == "bce" else "mean over C, H, W,"
     lines = [f"rec: {rec_loss}, {over} mean over the batch; weight {rec_weight:g}"]
     if lpips_weight:
@@ -172,8 +191,9 @@ def describe_reductions(
         )
     else:
         lines.append("lpips: not in the loss (weight 0)")
-    lines.append(_describe_kl(kl_weight, train_encoder, has_posterior))
-    if rec_loss == "bce" and train_encoder and (rec_weight, kl_weight, lpips_weight) == (1, 1, 0):
+    lines += [*others, _describe_kl(kl_weight, train_encoder, has_posterior)]
+    alone = (rec_weight, kl_weight, lpips_weight) == (1, 1, 0) and not others
+    if rec_loss == "bce" and train_encoder and alone:
         lines.append("the loss is the negative ELBO in nats per picture")
     return "\n".join(lines)
 

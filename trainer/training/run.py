@@ -17,6 +17,7 @@ from trainer.photos.cached_batches import LatentCache
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import Skip
 from trainer.photos.streaming import PhotoStream
+from trainer.training.adversary import Adversary
 from trainer.training.compiling import compile_decoder
 from trainer.training.ema import Ema
 from trainer.training.interrupts import Interrupts
@@ -24,7 +25,7 @@ from trainer.training.losses import TrainStep
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.optimizer import make_optimizer
 from trainer.training.run_folder import RunFolder
-from trainer.vae.autoencoder import latent_channels, ratio, trainable_names
+from trainer.vae.autoencoder import image_channels, latent_channels, ratio, trainable_names
 from trainer.vae.base import Base
 from trainer.vae.fused import keep_activations
 from trainer.vae.lora import add_adapters
@@ -87,6 +88,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     ema: Ema
     log: MetricsLog
+    adversary: Adversary | None = None
     cache: LatentCache | None = None
     state: State = field(default_factory=State)
     base_scores: dict[str, list[PhotoScore]] = field(default_factory=dict)  # by set
@@ -164,6 +166,9 @@ def make_run(
         _drop_encoder(vae)
     if config.compile:
         compile_decoder(vae, accelerator.device)
+    adversary = None
+    if config.gan_weight:
+        adversary = Adversary(config, image_channels(vae), accelerator.device)
     module = TrainStep(
         vae,
         perceptual if config.lpips_weight else None,
@@ -173,6 +178,8 @@ def make_run(
         kl_weight=config.kl_weight,
         train_encoder=config.trainable == "all",
         lpips_crop=config.lpips_crop,
+        hf_weight=config.hf_weight,
+        adversary=adversary,
     )
     trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(config, trained.values())
@@ -190,5 +197,6 @@ def make_run(
         step_module=module,
         optimizer=optimizer,
         ema=Ema(trained, config.ema_decay),
+        adversary=adversary,
         log=MetricsLog(folder.metrics),
     )

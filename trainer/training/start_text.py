@@ -14,6 +14,7 @@ from trainer.judge.perceptual import Perceptual
 from trainer.names import printable
 from trainer.options.config import TrainConfig
 from trainer.photos.photo_set import PhotoSet
+from trainer.training import adversary, high_frequency
 from trainer.training.cache_plan import in_words, plan_cache
 from trainer.training.losses import describe_reductions
 from trainer.training.memory import planned_model
@@ -153,7 +154,13 @@ def loss_in_words(config: TrainConfig, base: Base, perceptual: Perceptual | None
         perceptual_name=perceptual.name if perceptual else "lpips",
         has_posterior=not is_tiny(base.vae),
         lpips_crop=config.lpips_crop,
+        others=_optional_terms(config),
     )
+
+
+def _optional_terms(config: TrainConfig) -> list[str]:
+    terms = [high_frequency.in_words(config.hf_weight)] if config.hf_weight else []
+    return terms + ([adversary.in_words(config)] if config.gan_weight else [])
 
 
 def _length(config: TrainConfig) -> str:
