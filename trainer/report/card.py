@@ -39,8 +39,9 @@ FAMILY_TAGS = {
 }
 # What is said of the training, in this order; the rest stands in config.toml.
 TOLD_OPTIONS = (
-    "rec_loss", "rec_weight", "lpips_net", "lpips_weight", "kl_weight", "trainable", "lora_rank",
-    "resolution", "batch_size", "gradient_accumulation_steps", "learning_rate", "lr_schedule",
+    "rec_loss", "rec_weight", "lpips_net", "lpips_weight", "hf_weight", "gan_weight", "gan_start",
+    "kl_weight", "trainable", "lora_rank", "resolution", "batch_size",
+    "gradient_accumulation_steps", "learning_rate", "lr_schedule",
     "ema_decay", "mixed_precision", "seed",
 )  # fmt: skip
 

@@ -56,10 +56,11 @@ class Adversary:
     is built from the same seed on every process, and they exchange its gradients themselves.
     """
 
-    def __init__(self, config: TrainConfig, image_channels: int, device: torch.device) -> None:
-        """Build it on a device; nothing of it runs before step `--gan-start`."""
-        self.discriminator = PatchDiscriminator(image_channels, config.seed).to(device)
-        self.parameters = list(self.discriminator.parameters())
+    def __init__(self, config: TrainConfig, discriminator: PatchDiscriminator) -> None:
+        """Take a new discriminator, on the run's device; it idles until step `--gan-start`."""
+        self.discriminator = discriminator
+        self.parameters = list(discriminator.parameters())
+        device = self.parameters[0].device
         rate = FASTER * config.learning_rate
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=rate, betas=BETAS, weight_decay=0.0, fused=True

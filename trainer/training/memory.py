@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from trainer.judge.perceptual import Perceptual
 from trainer.options.config import TrainConfig
 from trainer.training.adversary import Adversary
-from trainer.training.discriminator import parameter_count
+from trainer.training.discriminator import PatchDiscriminator, parameter_count
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
-from trainer.training.run import choose_trained
+from trainer.training.run import choose_trained, make_step
 from trainer.vae.autoencoder import (
     DECODER_PREFIXES,
     Posterior,
@@ -215,18 +215,7 @@ def _count_step(
     if config.lpips_weight:
         distance = _marking(perceptual.distance, live, marks)
         perceptual = dataclasses.replace(perceptual, distance=distance)
-    step = TrainStep(
-        vae,
-        perceptual,
-        rec_loss=config.rec_loss,
-        rec_weight=config.rec_weight,
-        lpips_weight=config.lpips_weight,
-        kl_weight=config.kl_weight,
-        train_encoder=config.trains_encoder,
-        lpips_crop=config.lpips_crop,
-        hf_weight=config.hf_weight,
-        adversary=adversary,
-    )
+    step = make_step(config, vae, perceptual, adversary)
     inputs = _inputs(config, vae, device)
     hook = vae.decoder.register_forward_pre_hook(lambda *_: marks.update(encoder=live.now))
     with live:
@@ -248,7 +237,8 @@ def _planned_adversary(
     """Build the adversary of a run as it is when all of it is at work; None without one."""
     if not config.gan_weight:
         return None
-    adversary = Adversary(config, image_channels(vae), device)
+    with device:  # fake weights cannot be moved
+        adversary = Adversary(config, PatchDiscriminator(image_channels(vae), config.seed))
     adversary.prepare(config.max_steps)
     for parameter in adversary.parameters:  # which last, and do not come with the step
         parameter.grad = torch.empty_like(parameter)

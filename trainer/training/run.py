@@ -19,6 +19,7 @@ from trainer.photos.skips import Skip
 from trainer.photos.streaming import PhotoStream
 from trainer.training.adversary import Adversary
 from trainer.training.compiling import compile_decoder
+from trainer.training.discriminator import PatchDiscriminator
 from trainer.training.ema import Ema
 from trainer.training.interrupts import Interrupts
 from trainer.training.losses import TrainStep
@@ -148,6 +149,34 @@ def _drop_encoder(vae: nn.Module) -> None:
             setattr(vae, name, None)
 
 
+def make_adversary(config: TrainConfig, vae: nn.Module, device: torch.device) -> Adversary | None:
+    """Build what --gan-weight asks for, on a device; None at weight 0."""
+    if not config.gan_weight:
+        return None
+    return Adversary(config, PatchDiscriminator(image_channels(vae), config.seed).to(device))
+
+
+def make_step(
+    config: TrainConfig,
+    vae: nn.Module,
+    perceptual: Perceptual | None,
+    adversary: Adversary | None,
+) -> TrainStep:
+    """Build the module that computes a run's steps."""
+    return TrainStep(
+        vae,
+        perceptual if config.lpips_weight else None,
+        rec_loss=config.rec_loss,
+        rec_weight=config.rec_weight,
+        lpips_weight=config.lpips_weight,
+        kl_weight=config.kl_weight,
+        train_encoder=config.trains_encoder,
+        lpips_crop=config.lpips_crop,
+        hf_weight=config.hf_weight,
+        adversary=adversary,
+    )
+
+
 def make_run(
     config: TrainConfig,
     accelerator: Accelerator,
@@ -166,21 +195,8 @@ def make_run(
         _drop_encoder(vae)
     if config.compile:
         compile_decoder(vae, accelerator.device)
-    adversary = None
-    if config.gan_weight:
-        adversary = Adversary(config, image_channels(vae), accelerator.device)
-    module = TrainStep(
-        vae,
-        perceptual if config.lpips_weight else None,
-        rec_loss=config.rec_loss,
-        rec_weight=config.rec_weight,
-        lpips_weight=config.lpips_weight,
-        kl_weight=config.kl_weight,
-        train_encoder=config.trainable == "all",
-        lpips_crop=config.lpips_crop,
-        hf_weight=config.hf_weight,
-        adversary=adversary,
-    )
+    adversary = make_adversary(config, vae, accelerator.device)
+    module = make_step(config, vae, perceptual, adversary)
     trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(config, trained.values())
     module, optimizer = accelerator.prepare(module, optimizer)
