@@ -114,6 +114,10 @@ def test_a_judge_that_is_broken_leaves_the_vae_whole(train, tmp_path, monkeypatc
     weights = [[v for k, v in judge.items() if "._" not in k] for judge in judges]
     equal = [all(map(torch.equal, a, b)) for a, b in zip(weights, weights[1:], strict=False)]
     assert equal == [True, False]
+    last = tmp_path / "run" / "checkpoints" / "step_000004" / "optimizer.pt"
+    state = torch.load(last, weights_only=True)["adversary"]
+    assert state["optimizer"]["state"][0]["step"] == 3  # of five tries
+    assert state["skipped"] == 1
     for step in (1, 2, 3, 4):
         assert all(tensor.isfinite().all() for tensor in kept(tmp_path / "run", step).values())
 

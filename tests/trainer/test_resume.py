@@ -27,7 +27,7 @@ def records(run: Path) -> list[dict]:
         ("--gradient-accumulation-steps", 2, "--ema-decay", 0.5, "--mixed-precision", "bf16"),
         ("--lora-rank", 2, "--batch-size", 5),  # ten photos: every other step ends an epoch
         ("--cache-latents", "latents", "--cache-crops", 2, "--batch-size", 5),
-        ("--gan-weight", 0.5, "--gan-start", 6, "--hf-weight", 0.1),
+        ("--gan-weight", 0.5, "--gan-start", 2, "--hf-weight", 0.1),
     ],
     ids=[
         "plain",
