@@ -32,6 +32,8 @@ LARGEST_SCALE = 10.0  # where a fresh discriminator asks for 0.1 to 1
 SMOOTHING = 0.9  # decay of the scale's average over steps
 EPSILON = 1e-12  # against 0 / 0; LARGEST_SCALE bounds the rest
 
+Terms = dict[str, Tensor]
+
 
 def steps_alone(config: TrainConfig) -> int:
     """Return how many steps the discriminator trains before its judgement counts."""
@@ -81,7 +83,7 @@ class Adversary:
         self._batches = 0
         self._sums = torch.zeros(3, device=self.scale.device)  # its loss, squared norms: see _weigh
 
-    def judge(self, output: Tensor, pixels: Tensor, rest: Tensor) -> tuple[Tensor, dict]:
+    def judge(self, output: Tensor, pixels: Tensor, rest: Tensor) -> tuple[Tensor, Terms]:
         """Judge the decoder's output for `pixels`, float32 [B, C, H, W] in [-1, 1] each.
 
         `rest` is the loss of `output` without this. Returns what to add to it, with a gradient for
