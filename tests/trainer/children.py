@@ -146,7 +146,11 @@ def _keep_weights(rank: int, kept: Path) -> None:
     def finish(run: Run, meter: Meter) -> None:
         assert run.step_module.gradient_as_bucket_view
         assert not run.step_module.find_unused_parameters
-        torch.save({n: p.detach() for n, p in run.trained().items()}, kept / f"rank{rank}.pt")
+        weights = {n: p.detach() for n, p in run.trained().items()}
+        if run.adversary:
+            judge = run.adversary.tensors() | {"scale": run.adversary.scale}
+            weights |= {f"discriminator.{n}": p for n, p in judge.items()}
+        torch.save(weights, kept / f"rank{rank}.pt")
         real(run, meter)
 
     session.finish = finish

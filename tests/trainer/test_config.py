@@ -87,6 +87,19 @@ def test_a_loss_without_any_gradient_is_refused() -> None:
     assert make(rec_weight=0.0, lpips_weight=0.0, kl_weight=1.0, trainable="all").uses_kl
 
 
+def test_a_discriminator_needs_time_room_and_company() -> None:
+    make(gan_start=20_000)  # without a weight it means nothing
+    make(gan_weight=1.0, gan_start=9_999, resolution=24)
+    with pytest.raises(UserError, match="below --max-steps, 10000, but got 10000"):
+        make(gan_weight=1.0, gan_start=10_000)
+    with pytest.raises(UserError, match="--resolution to be at least 24 for --gan-weight"):
+        make(gan_weight=1.0, resolution=16)
+    with pytest.raises(UserError, match="another term beside --gan-weight"):
+        nothing = {"rec_weight": 0.0, "lpips_weight": 0.0, "kl_weight": 1.0, "trainable": "all"}
+        make(gan_weight=1.0, **nothing)
+    make(gan_weight=1.0, rec_weight=0.0, lpips_weight=0.0, hf_weight=1.0)
+
+
 def test_kl_weight_without_effect_is_no_error() -> None:
     assert not make(kl_weight=1.0).uses_kl
 

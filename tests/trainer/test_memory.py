@@ -14,9 +14,8 @@ from tests.conftest import TINY
 from trainer.judge.perceptual import Perceptual, encoder_features
 from trainer.options.config import TrainConfig
 from trainer.training.live_bytes import LiveBytes
-from trainer.training.losses import TrainStep
 from trainer.training.memory import Memory, expected_memory, optimizer_bytes, planned_model
-from trainer.training.run import choose_trained
+from trainer.training.run import choose_trained, make_adversary, make_step
 from trainer.vae.autoencoder import Posterior
 from trainer.vae.fused import keep_activations
 
@@ -59,15 +58,12 @@ def real_step(vae: nn.Module, config: TrainConfig, perceptual=None) -> Callable[
     keep_activations(vae, config.activation_memory)
     for weight in vae.parameters():
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
-    step = TrainStep(
-        vae,
-        perceptual,
-        rec_loss=config.rec_loss,
-        rec_weight=config.rec_weight,
-        lpips_weight=config.lpips_weight,
-        kl_weight=config.kl_weight,
-        train_encoder=config.trains_encoder,
-    )
+    adversary = make_adversary(config, vae, torch.device("cpu"))
+    if adversary:
+        adversary.prepare(config.max_steps)
+        for weight in adversary.parameters:
+            weight.grad = torch.zeros_like(weight)
+    step = make_step(config, vae, perceptual, adversary)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
     noise = torch.randn(2, 4, 16, 16, generator=generator)
@@ -90,6 +86,7 @@ def real_step(vae: nn.Module, config: TrainConfig, perceptual=None) -> Callable[
         {"lora_rank": 2},
         {"lpips_weight": 0.1},
         {"cache_latents": "there"},
+        {"gan_weight": 1.0, "hf_weight": 1.0},
     ],
 )
 def test_a_step_is_counted_as_real_ones_save_and_allocate(
@@ -104,7 +101,8 @@ def test_a_step_is_counted_as_real_ones_save_and_allocate(
     given = {place(weight) for weight in tiny_vae.parameters()}
     given |= {place(weight) for weight in weights_of(perceptual)}
     activations = sum(size for name, size in memory.step.items() if name.startswith("act"))
-    if perceptual is None:  # else the distance's own graph, which is gone by now, is in `saved`
+    # a distance's or discriminator's own graph, which is gone by now, would be in `saved`
+    if perceptual is None and not config.gan_weight:
         assert activations == pytest.approx(bytes_besides(given, saved), rel=0.02)
     peak = allocator_peak(lambda: step().backward())
     assert sum(memory.step.values()) == pytest.approx(peak, rel=0.2)  # libraries take work space

@@ -27,6 +27,7 @@ def test_defaults_without_a_preset() -> None:
 def test_every_option_is_a_flag_of_the_right_type() -> None:
     argv = list(PLACES)
     other = {"resolution": "128", "background": "#000000", "preset": "ft-mse", "config": None}
+    other["gan_start"] = "8"  # must lie below --max-steps
     other["streaming"] = None  # does not go together with --cache-latents
     for option in options().values():
         value = other.get(option.name, _another(option))

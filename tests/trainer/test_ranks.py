@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tests.trainer.children import begin, free_port, run_rank
 from tests.trainer.runs import assert_whole, cut_back, exported, losses, options
 from trainer.training.checkpoints import all_checkpoints
+from trainer.training.metrics_log import MetricsLog
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,6 +65,23 @@ def test_two_processes_are_one_with_the_joined_batch(train, tiny_base, photo_fol
     )
     apart = [name for name in one if not torch.allclose(one[name], two[name], atol=2e-5)]
     assert [name for name in apart if not name.endswith(NO_GRADIENT)] == []
+
+
+def test_two_processes_share_one_discriminator(train, tiny_base, photo_folder, tmp_path):
+    flags = ("--max-steps", 8, "--gan-weight", 0.5, "--gan-start", 2)
+    command = options(tiny_base, photo_folder, tmp_path / "two", *flags, "--batch-size", 2)
+    ends = run_two(command, "keep weights", tmp_path / "kept")
+    assert [end.code for end in ends] == [0, 0], ends
+    a, b = (torch.load(tmp_path / f"kept/rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert any(name.startswith("discriminator.") for name in a)
+    assert train(tmp_path / "one", *flags, "--batch-size", 4) == 0
+    for name in ("loss", "disc", "gan", "gan_scale"):
+        one, two = (
+            [line.get(name, 0.0) for line in MetricsLog(tmp_path / n / "metrics.jsonl").read()]
+            for n in ("one", "two")
+        )
+        assert any(one) and two == pytest.approx(one, rel=1e-4, abs=1e-5), name
 
 
 OF_RANK_1 = "process 1 stopped the run: "

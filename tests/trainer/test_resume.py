@@ -27,8 +27,15 @@ def records(run: Path) -> list[dict]:
         ("--gradient-accumulation-steps", 2, "--ema-decay", 0.5, "--mixed-precision", "bf16"),
         ("--lora-rank", 2, "--batch-size", 5),  # ten photos: every other step ends an epoch
         ("--cache-latents", "latents", "--cache-crops", 2, "--batch-size", 5),
+        ("--gan-weight", 0.5, "--gan-start", 2, "--hf-weight", 0.1),
     ],
-    ids=["plain", "accumulation bf16", "adapters across epochs", "cached latents across epochs"],
+    ids=[
+        "plain",
+        "accumulation bf16",
+        "adapters across epochs",
+        "cached latents across epochs",
+        "discriminator",
+    ],  # fmt: skip
 )
 def test_three_pieces_are_one_run(train, tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)

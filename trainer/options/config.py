@@ -126,12 +126,23 @@ class TrainConfig:
         at_least=0,
     )
     hf_weight: float = _loss(
-        0.0, "weight of the high-frequency term: L1 of what a small blur takes away", at_least=0
+        0.0,
+        "weight of the high-frequency term: L1 of what a Gaussian blur of 1.5 pixels takes away, "
+        "the detail within a latent cell; averaged over channels, height, width and batch",
+        at_least=0,
     )
     gan_weight: float = _loss(
-        0.0, "weight of a PatchGAN discriminator's judgement; 0: there is none", at_least=0
+        0.0,
+        "weight of a PatchGAN discriminator's judgement: 1 lets it pull as hard on the decoder's "
+        "output as the rest of the loss does; 0: there is none",
+        at_least=0,
     )
-    gan_start: int = _loss(0, "step from which the discriminator trains and judges", at_least=0)
+    gan_start: int = _loss(
+        0,
+        "step from which the discriminator trains; after a tenth of the steps left, at most 50, "
+        "its judgement counts",
+        at_least=0,
+    )
     kl_weight: float = _loss(
         1e-6,
         "weight of the KL term, which is summed over latent channels, height and width, and "

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from trainer.errors import UserError
 from trainer.options.fields import shown
 
+SMALLEST_JUDGED = 24  # pixels: the least that leaves a PatchGAN one patch
+
 if TYPE_CHECKING:
     from trainer.options.config import TrainConfig
 
@@ -19,6 +21,7 @@ def check_together(config: TrainConfig) -> None:
     _check_warmup(config)
     _check_loss(config)
     _check_window(config)
+    _check_gan(config)
     _check_cache(config)
     _check_faces(config)
     _check_guard(config)
@@ -54,7 +57,8 @@ def _check_warmup(config: TrainConfig) -> None:
 
 
 def _check_loss(config: TrainConfig) -> None:
-    if not (config.rec_weight or config.uses_perceptual or config.uses_kl):
+    terms = (config.rec_weight, config.uses_perceptual, config.hf_weight, config.uses_kl)
+    if not any(terms):
         raise UserError(
             "Expected a loss that trains something, but --rec-weight and --lpips-weight are both "
             "0: give one of them a weight above 0."
@@ -79,6 +83,27 @@ def _check_faces(config: TrainConfig) -> None:
         raise UserError(
             "Expected --general-data without --streaming, but got both: photos can be mixed in "
             "only where all are known beforehand, so drop one of the two."
+        )
+
+
+def _check_gan(config: TrainConfig) -> None:
+    if not config.gan_weight:
+        return
+    if config.gan_start >= config.max_steps:
+        raise UserError(
+            f"Expected --gan-start to be below --max-steps, {config.max_steps}, but got "
+            f"{config.gan_start}: lower it, or train longer."
+        )
+    if config.resolution < SMALLEST_JUDGED:
+        raise UserError(
+            f"Expected --resolution to be at least {SMALLEST_JUDGED} for --gan-weight, as its "
+            f"discriminator judges patches, but got {config.resolution}: raise it, or drop "
+            "--gan-weight."
+        )
+    if not (config.rec_weight or config.uses_perceptual or config.hf_weight):
+        raise UserError(
+            "Expected another term beside --gan-weight, whose strength is measured by it, but "
+            "--rec-weight, --lpips-weight and --hf-weight are all 0: give one of them a weight."
         )
 
 

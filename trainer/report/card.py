@@ -40,9 +40,10 @@ FAMILY_TAGS = {
 # What is said of the training, in this order; the rest stands in config.toml.
 TOLD_OPTIONS = (
     "rec_loss", "rec_weight", "lpips_net", "lpips_weight", "face_weight", "face_lpips_weight",
-    "hf_weight", "gan_weight", "kl_weight", "trainable", "lora_rank", "resolution", "face_share",
-    "face_min_height", "face_max_height", "batch_size", "gradient_accumulation_steps",
-    "learning_rate", "lr_schedule", "ema_decay", "mixed_precision", "seed",
+    "hf_weight", "gan_weight", "gan_start", "kl_weight", "trainable", "lora_rank", "resolution",
+    "face_share", "face_min_height", "face_max_height", "batch_size",
+    "gradient_accumulation_steps", "learning_rate", "lr_schedule", "ema_decay", "mixed_precision",
+    "seed",
 )  # fmt: skip
 
 

@@ -14,6 +14,10 @@ LOSSES = {
     "distance": "Encoder distance loss",
     "face_lpips": "LPIPS loss of faces",
     "face_distance": "Encoder distance loss of faces",
+    "hf": "High-frequency loss",
+    "gan": "Discriminator's judgement",
+    "gan_scale": "Scale of its judgement",
+    "disc": "Discriminator's own loss",
     "kl": "KL",
     "lr": "Learning rate",
 }

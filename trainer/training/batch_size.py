@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from trainer.errors import UserError
 from trainer.training.disk import size
 from trainer.training.distributed import highest, on_all
-from trainer.training.memory import expected_memory, optimizer_bytes
+from trainer.training.memory import discriminator_bytes, expected_memory, optimizer_bytes
 from trainer.training.out_of_memory import is_out_of_memory, less_memory, release
 from trainer.training.run import Run
 from trainer.training.start_text import Plan
@@ -156,7 +156,10 @@ def _fits(run: Run) -> bool:
 def _try_step(run: Run) -> None:
     """Take a step without its update; nothing is exchanged with other processes."""
     device, config = run.accelerator.device, run.config
-    state = optimizer_bytes(config, run.vae)  # which the first update will ask for
+    # what the first updates will ask for
+    state = optimizer_bytes(config, run.vae) + discriminator_bytes(config, run.vae, 2)
+    if run.adversary:
+        run.adversary.prepare(config.max_steps)
     held = torch.empty(state, dtype=torch.uint8, device=device)
     generator = torch.Generator().manual_seed(config.seed)
     shape = (config.batch_size, image_channels(run.vae), config.resolution, config.resolution)

@@ -4,6 +4,7 @@ RUN/checkpoints/step_000500/
     weights.safetensors   the whole VAE as it would be exported: averaged weights, adapters merged
     training.safetensors  the float32 master weights (`weight.*`) and their average (`average.*`)
     optimizer.pt          optimizer, gradient scaler, random states
+    discriminator.safetensors  the weights of --gan-weight's discriminator, where there is one
     state.json            step, position in the data order, time spent, best so far
     manifest.json         names, sizes and SHA-256 of the others; written last
 RUN/checkpoints/best      the name of the best of them
@@ -125,7 +126,8 @@ def fault(folder: Path) -> str | None:
     """Say what is wrong with a checkpoint, or None if it is as it was written."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        faults = (_file_fault(folder / name, files.get(name)) for name in FILES)
+        names = dict.fromkeys((*FILES, *files))
+        faults = (_file_fault(folder / name, files.get(name)) for name in names)
         return next(filter(None, faults), None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its {MANIFEST} cannot be read ({type(error).__name__})"

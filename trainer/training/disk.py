@@ -7,7 +7,7 @@ from torch import nn
 
 from trainer.errors import UserError
 from trainer.options.config import TrainConfig
-from trainer.training.memory import FLOAT32, optimizer_bytes
+from trainer.training.memory import FLOAT32, discriminator_bytes, optimizer_bytes
 
 WIDTHS = {"fp32": 4, "fp16": 2, "bf16": 2}  # bytes per weight
 EXPORTS = 2  # the single file and the diffusers folder
@@ -15,12 +15,14 @@ ADAPTER = ".lora_"
 
 
 def checkpoint_bytes(config: TrainConfig, vae: nn.Module) -> int:
-    """Size one checkpoint: the whole VAE, the trained weights and their average, the optimizer.
+    """Size one checkpoint: the whole VAE, the trained weights, their average, the optimizer,
+    and the discriminator with its own.
 
     `vae` is the model as it trains; whether its tensors hold data makes no difference.
     """
     trained = sum(weight.numel() for weight in vae.parameters() if weight.requires_grad)
-    return FLOAT32 * (_exported(vae) + 2 * trained) + optimizer_bytes(config, vae)
+    optimizer = optimizer_bytes(config, vae) + discriminator_bytes(config, vae, 3)
+    return FLOAT32 * (_exported(vae) + 2 * trained) + optimizer
 
 
 def _exported(vae: nn.Module) -> int:

@@ -107,3 +107,20 @@ def mean_over_pictures(distances: Tensor, windows: Sequence[FaceWindow], picture
     of_each = Counter(window.picture for window in windows)
     shares = [1 / of_each[window.picture] / pictures for window in windows]
     return (distances * distances.new_tensor(shares)).sum()
+
+
+def in_words(face_weight: float, face_lpips_weight: float, distance: str) -> list[str]:
+    """Say how the terms of faces are reduced and weighted, a line per term that is at work."""
+    lines = []
+    if face_weight:
+        lines.append(
+            f"rec counts pixels of known faces {1 + face_weight:g} times, with a smooth edge; the "
+            "weights of a crop have the mean 1"
+        )
+    if face_lpips_weight:
+        lines.append(
+            f"{distance} of faces: on squares around them, brought to {PATCH} pixels, mean over "
+            f"those of a crop (at most {MOST_WINDOWS}), mean over the batch, 0 where there is "
+            f"none; weight {face_lpips_weight:g}"
+        )
+    return lines

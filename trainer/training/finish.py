@@ -175,6 +175,7 @@ def _closing_words(run: Run, report: Mapping[str, Any], exported: Exported) -> s
         f"folder   {exported.diffusers_folder}",
         _about_fp16(exported),
         _about_skipped(run),
+        _about_discriminator(run),
         _about_waiting(run),
         _about_best(run, report),
         f"guard    {guard_words(report['guard'])}" if report["guard"] else None,
@@ -197,6 +198,11 @@ def _about_skipped(run: Run) -> str | None:
         f"skipped  {run.state.skipped} steps whose loss was not finite, "
         f"{len(run.state.skipped_photos)} photos in training (skipped.csv)"
     )
+
+
+def _about_discriminator(run: Run) -> str | None:
+    skipped = int(run.adversary.skipped) if run.adversary else 0
+    return f"judge    {skipped} of its steps skipped, as not finite" if skipped else None
 
 
 def _about_waiting(run: Run) -> str | None:

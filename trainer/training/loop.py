@@ -103,9 +103,13 @@ def take_step(run: Run, batches: Iterator[Batch]) -> Terms | None:
     parts = run.config.gradient_accumulation_steps
     taken = on_all(run.accelerator, lambda: [next(batches) for _ in range(parts)])
     _note_skipped_photos(run, taken)
+    if run.adversary:
+        run.adversary.prepare(run.state.step)
     terms = _backward(run, taken)
     applied = _apply(run, terms["loss"])
     run.optimizer.zero_grad()
+    if run.adversary and applied:
+        run.adversary.learn(run.accelerator, run.optimizer.param_groups[0]["lr"])
     # only now, so that a step which an error broke off is taken anew on the same samples
     run.state.position += run.global_batch()
     return terms if applied else None

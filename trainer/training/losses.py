@@ -5,21 +5,23 @@ decoder's output is never clamped here. Everything is reduced in float32, whatev
 in.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from trainer.judge.perceptual import Perceptual
+from trainer.training.adversary import Adversary
 from trainer.training.face_terms import (
-    MOST_WINDOWS,
     Boxes,
     face_windows,
     mean_over_pictures,
     pixel_weights,
     resample,
 )
+from trainer.training.high_frequency import detail_distance
 from trainer.training.windows import corners, cut
 from trainer.vae.autoencoder import Posterior, decode, encode
-from vae_core.compare.figures import PATCH
 from vae_core.latents import kl_per_item, sample
 
 # Charbonnier, Blanc-Féraud, Aubert, Barlaud (1994): about the error that 8 bits cannot show
@@ -91,10 +93,13 @@ class TrainStep(nn.Module):
         lpips_crop: int = 0,
         face_weight: float = 0.0,
         face_lpips_weight: float = 0.0,
+        hf_weight: float = 0.0,
+        adversary: Adversary | None = None,
     ) -> None:
         """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None.
 
         `lpips_crop`: side of the random window that LPIPS sees of each crop; 0: all of it.
+        `adversary`: a discriminator, with its weight; no parameter of this module.
         """
         super().__init__()
         if (lpips_weight or face_lpips_weight) and perceptual is None:
@@ -109,6 +114,8 @@ class TrainStep(nn.Module):
         self.lpips_crop = lpips_crop
         self.face_weight = face_weight
         self.face_lpips_weight = face_lpips_weight
+        self.hf_weight = hf_weight
+        self.adversary = adversary
 
     def forward(
         self,
@@ -124,14 +131,18 @@ class TrainStep(nn.Module):
 
         "loss" is what to minimise, weighted; the parts stand beside it unweighted: "rec", "lpips"
         ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "face_lpips"
-        ("face_distance" likewise), "kl" and "kl_per_element" (absent without a posterior). With a
-        frozen encoder KL has no gradient and is left out of the loss.
+        ("face_distance" likewise), "hf", "kl" and "kl_per_element" (absent without a posterior),
+        and what the adversary adds once it is at work. With a frozen encoder KL has no gradient
+        and is left out of the loss.
         """
         posterior = self._encode(pixels) if posterior is None else _in_float32(posterior)
         output = decode(self.vae, _draw(posterior, noise)).float()
         parts = self._reconstruction(output, pixels, noise, faces)
         loss = sum(weight * part for weight, part in parts.values())
         scalars = {name: part for name, (_, part) in parts.items()}
+        if self.adversary is not None and self.adversary.learns:
+            judgement, judged = self.adversary.judge(output, pixels, loss)
+            loss, scalars = loss + judgement, scalars | judged
         if posterior.logvar is not None:
             kl = kl_per_item(posterior.mean, posterior.logvar).mean()
             scalars |= {"kl": kl, "kl_per_element": kl / posterior.mean[0].numel()}
@@ -157,6 +168,8 @@ class TrainStep(nn.Module):
         if self.face_lpips_weight:
             of_faces = self._face_distance(output, pixels, faces or ())
             parts[f"face_{name}"] = (self.face_lpips_weight, of_faces)
+        if self.hf_weight:
+            parts["hf"] = (self.hf_weight, detail_distance(output, pixels).mean())
         return parts
 
     def _pixel_weights(self, pixels: Tensor, faces: Boxes | None) -> Tensor | None:
@@ -201,10 +214,12 @@ def describe_reductions(
     perceptual_name: str = "lpips",
     has_posterior: bool = True,
     lpips_crop: int = 0,
-    face_weight: float = 0.0,
-    face_lpips_weight: float = 0.0,
+    others: Sequence[str] = (),
 ) -> str:
-    """Say in a line per term how the loss is reduced and weighted: for help, start and report."""
+    """Say in a line per term how the loss is reduced and weighted: for help, start and report.
+
+    `others`: the lines of optional terms, which their modules word.
+    """
     over = "summed over C, H, W, in nats," if rec_loss == "bce" else "mean over C, H, W,"
     lines = [f"rec: {rec_loss}, {over} mean over the batch; weight {rec_weight:g}"]
     if lpips_weight:
@@ -215,27 +230,11 @@ def describe_reductions(
         )
     else:
         lines.append("lpips: not in the loss (weight 0)")
-    lines += _describe_faces(face_weight, face_lpips_weight, perceptual_name)
-    lines.append(_describe_kl(kl_weight, train_encoder, has_posterior))
-    if rec_loss == "bce" and train_encoder and (rec_weight, kl_weight, lpips_weight) == (1, 1, 0):
+    lines += [*others, _describe_kl(kl_weight, train_encoder, has_posterior)]
+    alone = (rec_weight, kl_weight, lpips_weight) == (1, 1, 0) and not others
+    if rec_loss == "bce" and train_encoder and alone:
         lines.append("the loss is the negative ELBO in nats per picture")
     return "\n".join(lines)
-
-
-def _describe_faces(face_weight: float, face_lpips_weight: float, name: str) -> list[str]:
-    lines = []
-    if face_weight:
-        lines.append(
-            f"rec counts pixels of known faces {1 + face_weight:g} times, with a smooth edge; the "
-            "weights of a crop have the mean 1"
-        )
-    if face_lpips_weight:
-        lines.append(
-            f"face_{name}: on squares around faces, brought to {PATCH} pixels, mean over those of "
-            f"a crop (at most {MOST_WINDOWS}), mean over the batch, 0 where there is none; weight "
-            f"{face_lpips_weight:g}"
-        )
-    return lines
 
 
 def _describe_kl(kl_weight: float, train_encoder: bool, has_posterior: bool) -> str:

@@ -8,8 +8,8 @@ https://docs.pytorch.org/docs/stable/user_guide/torch_compiler/torch.compiler_fa
 """
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.judge.perceptual import Perceptual
 from trainer.options.config import TrainConfig
+from trainer.training.adversary import Adversary
+from trainer.training.discriminator import PatchDiscriminator, parameter_count
 from trainer.training.face_terms import MOST_WINDOWS
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
-from trainer.training.run import choose_trained
+from trainer.training.run import choose_trained, make_step
 from trainer.vae.autoencoder import (
     DECODER_PREFIXES,
     Posterior,
@@ -34,6 +36,7 @@ from trainer.vae.autoencoder import (
 )
 from trainer.vae.fused import keep_activations
 
+T = TypeVar("T")
 FLOAT32 = 4  # bytes
 EIGHT_BIT_FROM = 4096  # elements; bitsandbytes keeps the state of smaller tensors in float32
 EIGHT_BIT_BLOCK = 256  # elements that share one float32 scale in bitsandbytes' state
@@ -151,6 +154,13 @@ def _eight_bit_bytes(elements: int) -> int:
     return elements + FLOAT32 * -(-elements // EIGHT_BIT_BLOCK)
 
 
+def discriminator_bytes(config: TrainConfig, vae: nn.Module, copies: int) -> int:
+    """Size the discriminator of --gan-weight, in float32, so many times over; 0 without one."""
+    if not config.gan_weight:
+        return 0
+    return copies * FLOAT32 * parameter_count(image_channels(vae))
+
+
 def _lasting(config: TrainConfig, vae: nn.Module, world: int) -> dict[str, int]:
     trained = _trained_bytes(vae)
     # several processes exchange them where they lie, unless they were added up beside that
@@ -161,6 +171,7 @@ def _lasting(config: TrainConfig, vae: nn.Module, world: int) -> dict[str, int]:
         "gradients": trained,
         "gradients in exchange": trained if world > 1 and accumulates else 0,
         "optimizer": optimizer_bytes(config, vae),
+        "discriminator": discriminator_bytes(config, vae, 4),  # gradients and two moments, too
     }
 
 
@@ -199,18 +210,13 @@ def _count_step(
     config: TrainConfig, vae: nn.Module, perceptual: Perceptual | None, device: torch.device
 ) -> StepMemory:
     live, marks = LiveBytes(), {}
-    step = TrainStep(
-        vae,
-        _marked(perceptual, live, marks) if config.uses_perceptual else None,
-        rec_loss=config.rec_loss,
-        rec_weight=config.rec_weight,
-        lpips_weight=config.lpips_weight,
-        kl_weight=config.kl_weight,
-        train_encoder=config.trains_encoder,
-        lpips_crop=config.lpips_crop,
-        face_weight=config.face_weight,
-        face_lpips_weight=config.face_lpips_weight,
-    )
+    adversary = _planned_adversary(config, vae, device)
+    if adversary:
+        adversary.judge = _marking(adversary.judge, live, marks)
+    if config.uses_perceptual:
+        distance = _marking(perceptual.distance, live, marks)
+        perceptual = dataclasses.replace(perceptual, distance=distance)
+    step = make_step(config, vae, perceptual, adversary)
     inputs = _inputs(config, vae, device)
     hook = vae.decoder.register_forward_pre_hook(lambda *_: marks.update(encoder=live.now))
     with live:
@@ -226,18 +232,32 @@ def _count_step(
     return StepMemory(encoder, decoded - encoder, measured - decoded, backward, live.given)
 
 
-def _marked(perceptual: Perceptual, live: LiveBytes, marks: dict[str, int]) -> Perceptual:
-    """Note what is held when the perceptual distance begins, and the most while it is computed."""
+def _planned_adversary(
+    config: TrainConfig, vae: nn.Module, device: torch.device
+) -> Adversary | None:
+    """Build the adversary of a run as it is when all of it is at work; None without one."""
+    if not config.gan_weight:
+        return None
+    with device:  # fake weights cannot be moved
+        adversary = Adversary(config, PatchDiscriminator(image_channels(vae), config.seed))
+    adversary.prepare(config.max_steps)
+    for parameter in adversary.parameters:  # which last, and do not come with the step
+        parameter.grad = torch.empty_like(parameter)
+    return adversary
 
-    def distance(x: Tensor, y: Tensor) -> Tensor:
-        marks["decoder"], before = live.now, live.peak
-        live.peak = live.now
-        result = perceptual.distance(x, y)
-        marks["loss"] = live.peak
+
+def _marking(work: Callable[..., T], live: LiveBytes, marks: dict[str, int]) -> Callable[..., T]:
+    """Note what is held when the first large part of the loss begins, and the most in any."""
+
+    def marked(*inputs: Tensor) -> T:
+        marks.setdefault("decoder", live.now)
+        before, live.peak = live.peak, live.now
+        result = work(*inputs)
+        marks["loss"] = max(marks.get("loss", 0), live.peak)
         live.peak = max(before, live.peak)
         return result
 
-    return dataclasses.replace(perceptual, distance=distance)
+    return marked
 
 
 def _inputs(config: TrainConfig, vae: nn.Module, device: torch.device) -> tuple[Any, ...]:

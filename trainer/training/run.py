@@ -18,14 +18,16 @@ from trainer.photos.cached_batches import LatentCache
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import Skip
 from trainer.photos.streaming import PhotoStream
+from trainer.training.adversary import Adversary
 from trainer.training.compiling import compile_decoder
+from trainer.training.discriminator import PatchDiscriminator
 from trainer.training.ema import Ema
 from trainer.training.interrupts import Interrupts
 from trainer.training.losses import TrainStep
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.optimizer import make_optimizer
 from trainer.training.run_folder import RunFolder
-from trainer.vae.autoencoder import latent_channels, ratio, trainable_names
+from trainer.vae.autoencoder import image_channels, latent_channels, ratio, trainable_names
 from trainer.vae.base import Base
 from trainer.vae.fused import keep_activations
 from trainer.vae.lora import add_adapters
@@ -89,6 +91,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     ema: Ema
     log: MetricsLog
+    adversary: Adversary | None = None
     cache: LatentCache | None = None
     identity: Identity | None = None
     state: State = field(default_factory=State)
@@ -149,6 +152,36 @@ def _drop_encoder(vae: nn.Module) -> None:
             setattr(vae, name, None)
 
 
+def make_adversary(config: TrainConfig, vae: nn.Module, device: torch.device) -> Adversary | None:
+    """Build what --gan-weight asks for, on a device; None at weight 0."""
+    if not config.gan_weight:
+        return None
+    return Adversary(config, PatchDiscriminator(image_channels(vae), config.seed).to(device))
+
+
+def make_step(
+    config: TrainConfig,
+    vae: nn.Module,
+    perceptual: Perceptual | None,
+    adversary: Adversary | None,
+) -> TrainStep:
+    """Build the module that computes a run's steps."""
+    return TrainStep(
+        vae,
+        perceptual if config.uses_perceptual else None,
+        rec_loss=config.rec_loss,
+        rec_weight=config.rec_weight,
+        lpips_weight=config.lpips_weight,
+        kl_weight=config.kl_weight,
+        train_encoder=config.trains_encoder,
+        lpips_crop=config.lpips_crop,
+        face_weight=config.face_weight,
+        face_lpips_weight=config.face_lpips_weight,
+        hf_weight=config.hf_weight,
+        adversary=adversary,
+    )
+
+
 def make_run(
     config: TrainConfig,
     accelerator: Accelerator,
@@ -167,18 +200,8 @@ def make_run(
         _drop_encoder(vae)
     if config.compile:
         compile_decoder(vae, accelerator.device)
-    module = TrainStep(
-        vae,
-        perceptual if config.uses_perceptual else None,
-        rec_loss=config.rec_loss,
-        rec_weight=config.rec_weight,
-        lpips_weight=config.lpips_weight,
-        kl_weight=config.kl_weight,
-        train_encoder=config.trainable == "all",
-        lpips_crop=config.lpips_crop,
-        face_weight=config.face_weight,
-        face_lpips_weight=config.face_lpips_weight,
-    )
+    adversary = make_adversary(config, vae, accelerator.device)
+    module = make_step(config, vae, perceptual, adversary)
     trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(config, trained.values())
     module, optimizer = accelerator.prepare(module, optimizer)
@@ -195,5 +218,6 @@ def make_run(
         step_module=module,
         optimizer=optimizer,
         ema=Ema(trained, config.ema_decay),
+        adversary=adversary,
         log=MetricsLog(folder.metrics),
     )

@@ -24,6 +24,7 @@ from vae_core.files import replace_file, write_json
 
 _WEIGHT, _AVERAGE = "weight.", "average."
 _MAY_LACK = {"general_lost"}  # of State: where it is missing, the guard begins to count anew
+_DISCRIMINATOR = "discriminator.safetensors"
 
 
 def averaged_state(run: Run) -> dict[str, Tensor]:
@@ -49,6 +50,8 @@ def _save_on_main(run: Run, random_states: list[dict[str, Any]]) -> None:
         "optimizer.pt": lambda path: _write_optimizer(run, random_states, path),
         "state.json": lambda path: write_json(path, _state(run)),
     }
+    if run.adversary:
+        writers[_DISCRIMINATOR] = lambda path: write_safetensors(path, run.adversary.tensors(), {})
     save_checkpoint(run.folder.checkpoints, run.state.step, writers)
     # at every save, as a kill may have come between the best one's writing and its mark
     mark_best(run.folder.checkpoints, run.state.best_step)
@@ -77,6 +80,7 @@ def _write_optimizer(run: Run, random_states: list[dict[str, Any]], path: Path) 
         "optimizer": run.optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler else None,
         "random": random_states,
+        "adversary": run.adversary.state() if run.adversary else None,
     }
     replace_file(path, lambda handle: torch.save(content, handle))
 
@@ -190,3 +194,17 @@ def _restore_optimizer(run: Run, path: Path) -> None:
         torch.set_rng_state(mine["cpu"])
         if len(mine["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(mine["cuda"])
+    if run.adversary:
+        _restore_adversary(run, path.parent, content.get("adversary"))
+
+
+def _restore_adversary(run: Run, folder: Path, state: dict[str, Any] | None) -> None:
+    """Take up the discriminator; before its start, one as new is what a checkpoint would hold."""
+    if state is not None:
+        run.adversary.restore(read_tensors(folder / _DISCRIMINATOR), state)
+    elif run.state.step > run.config.gan_start:
+        raise UserError(
+            f"Expected {folder.name} to hold the discriminator that --gan-start "
+            f"{run.config.gan_start} began, but it has none: give --gan-start {run.state.step}, "
+            "where a new one can begin, or a later step"
+        )

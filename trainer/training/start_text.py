@@ -17,6 +17,7 @@ from trainer.photos.face_counts import training_faces_in_words
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sample_line import sample_line
 from trainer.photos.streaming import PhotoStream
+from trainer.training import adversary, face_terms, high_frequency
 from trainer.training.cache_plan import in_words, plan_cache
 from trainer.training.guard import PATIENCE
 from trainer.training.losses import describe_reductions
@@ -186,9 +187,15 @@ def loss_in_words(config: TrainConfig, base: Base, perceptual: Perceptual | None
         perceptual_name=perceptual.name if perceptual else "lpips",
         has_posterior=not is_tiny(base.vae),
         lpips_crop=config.lpips_crop,
-        face_weight=config.face_weight,
-        face_lpips_weight=config.face_lpips_weight,
+        others=_optional_terms(config, perceptual),
     )
+
+
+def _optional_terms(config: TrainConfig, perceptual: Perceptual | None) -> list[str]:
+    distance = perceptual.name if perceptual else "lpips"
+    terms = face_terms.in_words(config.face_weight, config.face_lpips_weight, distance)
+    terms += [high_frequency.in_words(config.hf_weight)] if config.hf_weight else []
+    return terms + ([adversary.in_words(config)] if config.gan_weight else [])
 
 
 def _length(config: TrainConfig) -> str:

