@@ -93,7 +93,7 @@ def test_none_unsets_what_a_preset_sets() -> None:
     assert config.max_train_minutes is None and config.val_data is None
 
 
-@pytest.mark.parametrize("preset", ["demo", "ft-mse", "ft-ema"])
+@pytest.mark.parametrize("preset", ["demo", "faces", "ft-mse", "ft-ema"])
 def test_a_written_config_gives_the_same_run(tmp_path: Path, preset: str) -> None:
     unset = ["--max-train-minutes", "none"]
     config = parse_command_line([*PLACES, "--preset", preset, *unset])
@@ -141,7 +141,7 @@ def test_the_published_recipes() -> None:
         assert config.trainable == "decoder" and config.ema_decay > 0
 
 
-@pytest.mark.parametrize("preset", ["demo", "ft-mse", "ft-ema"])
+@pytest.mark.parametrize("preset", ["demo", "faces", "ft-mse", "ft-ema"])
 def test_each_preset_begins_with_its_command(preset: str) -> None:
     head = (PRESETS / f"{preset}.toml").read_text(encoding="utf-8").splitlines()[:4]
     command = next(line for line in head if "accelerate launch" in line)

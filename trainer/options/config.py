@@ -57,7 +57,7 @@ class TrainConfig:
     config: str | None = _places(
         None, "TOML file of options; flags beat it, it beats --preset", command_line_only=True
     )
-    preset: Literal["demo", "ft-mse", "ft-ema"] | None = _places(
+    preset: Literal["demo", "faces", "ft-mse", "ft-ema"] | None = _places(
         None, "options for a purpose; everything else beats them"
     )
     resume: bool = _places(
@@ -251,8 +251,10 @@ class TrainConfig:
     adam_beta1: float = _step(0.9, "first beta of AdamW", at_least=0, below=1)
     adam_beta2: float = _step(0.999, "second beta of AdamW", at_least=0, below=1)
     max_grad_norm: float = _step(1.0, "norm to which gradients are clipped; 0: off", at_least=0)
-    mixed_precision: Literal["no", "fp16", "bf16"] = _step(
-        "no", "precision of the computation; weights and averages stay in fp32"
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] = _step(
+        "no",
+        "precision of the computation; weights and averages stay in fp32. auto takes bf16 where "
+        "the hardware computes in it, fp16 on older Nvidia GPUs, else no",
     )
     activation_memory: Literal["eager", "fused", "checkpoint", "auto"] = _step(
         "fused",

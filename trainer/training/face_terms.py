@@ -18,7 +18,7 @@ from vae_core.compare.figures import MARGIN, PATCH
 SOFTNESS = 0.08  # of a face's side: over this length the weight rises by the logistic function
 # Of one crop that are seen at a time. A grid of small faces holds more, and a crop's windows are
 # averaged, so more would cost time and change little.
-MOST_WINDOWS = 2
+MOST_WINDOWS = 4
 
 Boxes = Sequence[Sequence[Box]]
 
@@ -60,7 +60,7 @@ class FaceWindow(NamedTuple):
 
 
 def face_windows(faces: Boxes, height: int, width: int) -> list[FaceWindow]:
-    """Choose what LPIPS sees of faces: squares around them, at most two of each picture.
+    """Choose what LPIPS sees of faces: squares around them, at most four of each picture.
 
     As evaluation sees them: 25 % larger than the box's longer side, moved into the picture.
     """

@@ -23,6 +23,7 @@ from trainer.training.judging import judge, judge_base
 from trainer.training.loop import train
 from trainer.training.meter import Meter
 from trainer.training.out_of_memory import is_out_of_memory, less_memory, release
+from trainer.training.precision import settle_precision
 from trainer.training.run import Run, make_run
 from trainer.training.run_folder import RunFolder
 from trainer.training.setup import (
@@ -39,6 +40,7 @@ from vae_core.files import write_text
 
 def run_session(config: TrainConfig, interrupts: Interrupts) -> None:
     """Do what the options ask; raises UserError or Interrupted where it cannot come to its end."""
+    config = settle_precision(config)
     accelerator = make_accelerator(config)
     folder = RunFolder(Path(config.output))
     with ExitStack() as held:
