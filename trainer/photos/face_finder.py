@@ -131,5 +131,5 @@ def _fetch(path: Path) -> None:
     except (OSError, URLError, RuntimeError) as error:  # RuntimeError: another SHA-256
         raise UserError(
             f"the face detector could not be fetched from {WEIGHTS_URL} ({error}): fetch the file "
-            "elsewhere and give it by --face-detector-weights FILE, or leave that option out"
+            "elsewhere and give it by --face-detector-weights FILE, or do without: none"
         ) from error
