@@ -73,10 +73,10 @@ def test_a_step_that_runs_out_of_memory_is_stepped_down_from(
     free(int(needed(CONFIG, 6, tiny_base) / SHARE) + 2)
     real = TrainStep.forward
 
-    def forward(self, pixels, noise):
+    def forward(self, pixels, noise, *more):
         if len(pixels) > 3 and type(pixels) is torch.Tensor:  # the count's are fake
             raise torch.OutOfMemoryError("none left")
-        return real(self, pixels, noise)
+        return real(self, pixels, noise, *more)
 
     monkeypatch.setattr(TrainStep, "forward", forward)
     assert train(tmp_path / "run", "--batch-size", "auto") == 0

@@ -140,7 +140,8 @@ def test_a_tiny_export_has_taesd_keys_and_comfys_scalars(tuned: Tuned, tmp_path:
     again = load_base(str(done.single_file))
     assert again.family == "sdxl"
     latent = torch.randn(1, 4, 3, 4)
-    assert torch.equal(folder.decode(latent).sample, decode(again.vae, latent))
+    # ours runs channels last on a CPU, which sums in another order
+    torch.testing.assert_close(folder.decode(latent).sample, decode(again.vae, latent))
     unknown = run(tuned("tiny"), tmp_path / "export")
     assert len(load_file(unknown.single_file)) == unknown.tensors
     playground = run(tuned("tiny", "playground25"), tmp_path / "export")

@@ -374,7 +374,7 @@ def test_an_index_that_cannot_be_read_is_refused(train, tmp_path, cached, capsys
 
 
 def test_a_dry_run_says_what_the_cache_takes_and_writes_nothing(train, tmp_path, capsys):
-    assert train(tmp_path / "run", *cache_flags(tmp_path, 4), "--dry-run") == 0
+    assert train(tmp_path / "run", *cache_flags(tmp_path, 3), "--dry-run") == 0
     said = capsys.readouterr().out
     assert "30 records of 7,168 bytes" in said and "0 of them there already" in said
     assert "0.2 MiB to be encoded and written, of" in said
