@@ -62,12 +62,13 @@ class FaceWindow(NamedTuple):
 def face_windows(faces: Boxes, height: int, width: int) -> list[FaceWindow]:
     """Choose what LPIPS sees of faces: squares around them, at most four of each picture.
 
-    As evaluation sees them: 25 % larger than the box's longer side, moved into the picture.
+    As evaluation sees them: 25 % larger than the box's longer side, moved into the picture. Only
+    faces that this enlarges: larger ones LPIPS of the whole crop sees no less well.
     """
     return [
         FaceWindow(picture, *_square(box, height, width))
         for picture, boxes in enumerate(faces)
-        for box in _some(boxes)
+        for box in _some([box for box in boxes if max(box[2:]) * MARGIN < PATCH])
     ]
 
 
@@ -119,7 +120,7 @@ def in_words(face_weight: float, face_lpips_weight: float, distance: str) -> lis
         )
     if face_lpips_weight:
         lines.append(
-            f"{distance} of faces: on squares around them, brought to {PATCH} pixels, mean over "
+            f"{distance} of faces: on squares around them, enlarged to {PATCH} pixels, mean over "
             f"those of a crop (at most {MOST_WINDOWS}), mean over the batch, 0 where there is "
             f"none; weight {face_lpips_weight:g}"
         )
