@@ -7,12 +7,16 @@ import pytest
 
 from tests.trainer.runs import assert_whole, forget_processes
 from trainer.evaluate import main
+from trainer.options.config import resolve_vae
 from trainer.photos.face_finder import FaceFinder, Found
 from trainer.photos.face_index import FaceIndex, Faces, Making, read_index
 from trainer.photos.sources import open_photos
 from trainer.training import session
 
 SHORT = ("--max-steps", 1, "--sample-photos", 0)
+# At its ratio of 8 a sheet of 512 px has 64 x 64 cells; at 2, attention would take a minute.
+BUNDLED = "bundled:kl-f8-small"
+SHEETS_AT_EASE = ("--vae", BUNDLED)
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def test_all_sets_get_the_faces_of_an_index_and_it_stays_as_it_is(
     train, tmp_path, capsys, seen, index, photo_folder
 ):
     before = index.read_bytes()
-    flags = (*SHORT, "--face-index", index, "--general-val-data", photo_folder)
+    flags = (*SHORT, *SHEETS_AT_EASE, "--face-index", index, "--general-val-data", photo_folder)
     assert train(tmp_path / "run", *flags) == 0
     (photos,) = seen
     known = read_index(index).photos
@@ -101,10 +105,15 @@ def test_faces_are_found_once_into_the_run_folder_and_a_killed_start_begins_agai
 
 
 @pytest.mark.usefixtures("train")  # gives signals back
-def test_evaluation_takes_faces_from_an_index(tmp_path, tiny_base, photo_folder, index):
+def test_evaluation_takes_faces_from_an_index(tmp_path, photo_folder, index):
     forget_processes()
     out = tmp_path / "out"
-    given = {"--vae": tiny_base, "--data": photo_folder, "--output": out, "--face-index": index}
+    given = {
+        "--vae": resolve_vae(BUNDLED),
+        "--data": photo_folder,
+        "--output": out,
+        "--face-index": index,
+    }
     given |= {"--lpips-net": "none"}
     assert main([str(part) for pair in given.items() for part in pair]) == 0
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
