@@ -17,6 +17,7 @@ from trainer.training.face_terms import (
 )
 from trainer.training.losses import TrainStep, pixel_loss
 from trainer.vae.autoencoder import build
+from vae_core.compare.squares import Square
 
 SIDE = 64
 FACE: Box = (16, 8, 24, 32)
@@ -94,12 +95,12 @@ def test_of_many_faces_some_are_seen_the_same_every_time() -> None:
     windows = face_windows([boxes, [FACE], [], shifted], SIDE, SIDE)
     assert [w.picture for w in windows] == [0] * MOST_WINDOWS + [1] + [3] * MOST_WINDOWS
     assert face_windows([boxes, [FACE], [], shifted], SIDE, SIDE) == windows
-    places = {w[1:] for n in range(40) for w in face_windows([[*boxes[n % 25 :], FACE]], 64, 64)}
+    places = {w.square for n in range(40) for w in face_windows([[*boxes[n % 25 :], FACE]], 64, 64)}
     assert len(places) > 15
 
 
 def test_pictures_weigh_the_same_whatever_they_show() -> None:
-    windows = [FaceWindow(0, 0, 0, 8), FaceWindow(0, 8, 0, 8), FaceWindow(2, 0, 0, 8)]
+    windows = [FaceWindow(picture, Square(0, 0, 8)) for picture in (0, 0, 2)]
     found = mean_over_pictures(torch.tensor([1.0, 3.0, 10.0]), windows, pictures=4)
     assert float(found) == pytest.approx((2 + 10) / 4)
 
@@ -129,7 +130,7 @@ def test_the_face_term_sends_gradient_from_faces_alone() -> None:
     x = draw(1, 3, SIDE, SIDE).requires_grad_()
     windows = face_windows([[FACE]], SIDE, SIDE)
     l2_distance(resample(x, windows), torch.zeros(1, 3, 128, 128)).sum().backward()
-    (_, left, top, side) = windows[0]
+    left, top, side = windows[0].square
     inside = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     inside[top : top + side, left : left + side] = True
     assert (x.grad[0, 0][inside] != 0).all() and not x.grad[0, :, ~inside].any()

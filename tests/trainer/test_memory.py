@@ -13,11 +13,13 @@ from torch import nn
 from tests.conftest import TINY
 from trainer.judge.perceptual import Perceptual, encoder_features
 from trainer.options.config import TrainConfig
+from trainer.training.face_terms import MOST_WINDOWS
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.memory import Memory, expected_memory, optimizer_bytes, planned_model
 from trainer.training.run import choose_trained, make_adversary, make_step
 from trainer.vae.autoencoder import Posterior
 from trainer.vae.fused import keep_activations
+from vae_core.compare.figures import PATCH
 
 SD = {
     "_class_name": "AutoencoderKL",
@@ -218,6 +220,17 @@ def test_the_fallbacks_weights_are_an_encoder(tiny_vae: AutoencoderKL) -> None:
     down = [*tiny_vae.encoder.conv_in.parameters(), *tiny_vae.encoder.down_blocks.parameters()]
     assert memory.lasting["perceptual weights"] == sum(4 * weight.numel() for weight in down)
     assert memory.step["the loss while it is computed"] > 0
+
+
+def test_lpips_of_faces_is_counted_whatever_the_size_of_the_crops(tiny_vae: AutoencoderKL) -> None:
+    perceptual = encoder_features(tiny_vae, "cpu")
+    for resolution in (64, 256):
+        config = make(resolution=resolution, batch_size=1)
+        without = expected_memory(config, ARCHITECTURE, perceptual)
+        config = dataclasses.replace(config, face_lpips_weight=0.3)
+        more = expected_memory(config, ARCHITECTURE, perceptual).total - without.total
+        windows = MOST_WINDOWS * 3 * PATCH**2 * 4  # of the output; as much again of the original
+        assert more > 2 * windows
 
 
 def test_large_photos_may_need_more_than_the_step() -> None:

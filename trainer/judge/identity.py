@@ -13,6 +13,7 @@ from torch import Tensor
 from trainer.errors import UserError
 from trainer.photos.boxes import Box
 from trainer.photos.face_finder import detector_weights
+from vae_core.compare.squares import square_around
 
 SEEN = 2.0  # side of what the detector sees, in sides of the face's box
 SIDE = 320  # pixels to which that is brought for it
@@ -63,10 +64,9 @@ class Identity:
     def landmarks(self, image: np.ndarray, box: Box) -> np.ndarray | None:
         """Find the face of a box in uint8 [H, W, 3], BGR: box, five landmarks and score, [15]."""
         x, y, w, h = box
-        side = max(1, min(round(max(w, h) * SEEN), *image.shape[:2]))
-        left = min(max(0, round(x + w / 2 - side / 2)), image.shape[1] - side)
-        top = min(max(0, round(y + h / 2 - side / 2)), image.shape[0] - side)
-        part = Image.fromarray(image[top : top + side, left : left + side])
+        part = square_around(box, SEEN, *image.shape[:2])
+        left, top, side = part
+        part = Image.fromarray(image[top : part.bottom, left : part.right])
         seen = np.asarray(part.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
         _, rows = self._detector.detect(seen)
         if rows is None:

@@ -12,6 +12,7 @@ from trainer.judge.evaluation import multiple_for
 from trainer.judge.pictures import Picture, bytes_psnr, choose, open_pictures, with_model
 from trainer.photos.boxes import Box
 from trainer.photos.photo_set import PhotoSet
+from vae_core.compare.squares import square_around
 from vae_core.files import replace_file
 
 GAIN = 8  # the difference to the original is shown this many times as strong
@@ -94,20 +95,13 @@ def _cell(pixels: np.ndarray, face: Box | None) -> Image.Image:
     side = round(min(cell.size) * INSET)
     if face is None or max(face[2:]) * FACE_MARGIN * scale * 1.3 > side:
         return cell
-    close_up = image.crop(_square(face, image.size)).resize((side, side), Image.Resampling.BICUBIC)
+    part = square_around(face, FACE_MARGIN, image.height, image.width)
+    seen = image.crop((part.left, part.top, part.right, part.bottom))
+    close_up = seen.resize((side, side), Image.Resampling.BICUBIC)
     corner = (cell.width - side, cell.height - side)
     cell.paste(INK, (corner[0] - 2, corner[1] - 2, *cell.size))
     cell.paste(close_up, corner)
     return cell
-
-
-def _square(face: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the square (left, top, right, bottom) around a face, moved into the picture."""
-    x, y, w, h = face
-    side = min(round(max(w, h) * FACE_MARGIN), *size)
-    left = min(max(0, round(x + w / 2 - side / 2)), size[0] - side)
-    top = min(max(0, round(y + h / 2 - side / 2)), size[1] - side)
-    return left, top, left + side, top + side
 
 
 def _write(

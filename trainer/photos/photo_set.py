@@ -68,7 +68,7 @@ class PhotoSet:
     skipped: list[Skip] = field(default_factory=list)
     notes: Mapping[str, int] = field(default_factory=dict)
     background: tuple[int, int, int] = WHITE
-    mixed_in: int = 0  # photos at the end that came from another source, by `with_general`
+    mixed_in: int = 0  # photos at the end that came from another source, by `joined_sets`
 
     def __len__(self) -> int:
         return len(self.photos)

@@ -21,6 +21,7 @@ from trainer.report.figures import (
     tone,
 )
 from trainer.report.gallery import ORIGINAL, data_url, signed
+from vae_core.compare.squares import square_around
 
 SIDE = 192  # pixels of a face on the page
 MARGIN = 1.5  # side of what is shown, in sides of the face's box
@@ -109,9 +110,6 @@ def _numbers(report: Report, name: str, models: Mapping[str, Any]) -> Markup | N
 
 def enlarged(pixels: np.ndarray, one: CloseUp) -> np.ndarray:
     """Cut the square around a face and bring it to the page's size: uint8 [192, 192, 3]."""
-    x, y, w, h = one.box
-    side = min(round(max(w, h) * MARGIN), *pixels.shape[:2])
-    left = min(max(0, round(x + w / 2 - side / 2)), pixels.shape[1] - side)
-    top = min(max(0, round(y + h / 2 - side / 2)), pixels.shape[0] - side)
-    cut = Image.fromarray(pixels[top : top + side, left : left + side])
+    part = square_around(one.box, MARGIN, *pixels.shape[:2])
+    cut = Image.fromarray(pixels[part.top : part.bottom, part.left : part.right])
     return np.asarray(cut.resize((SIDE, SIDE), Image.Resampling.BICUBIC))

@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from trainer.photos.boxes import Box
 from trainer.photos.crops import sample_generator
-from vae_core.compare.figures import MARGIN, PATCH
+from vae_core.compare.figures import MARGIN, PATCH, resampled
+from vae_core.compare.squares import Square, square_around
 
 SOFTNESS = 0.08  # of a face's side: over this length the weight rises by the logistic function
-# Of one crop that are seen at a time. A grid of small faces holds more, and a crop's windows are
-# averaged, so more would cost time and change little.
+# Of one crop that are seen at a time: a grid of small faces holds up to 16, and each window costs
+# LPIPS of 128 x 128 pixels. Which ones is drawn anew for every crop.
 MOST_WINDOWS = 4
 
 Boxes = Sequence[Sequence[Box]]
@@ -51,12 +51,10 @@ def _along(start: float, length: float, pixels: int) -> Tensor:
 
 
 class FaceWindow(NamedTuple):
-    """A square of a picture of the batch, in its pixels."""
+    """A square of a picture of the batch."""
 
     picture: int
-    left: int
-    top: int
-    side: int
+    square: Square
 
 
 def face_windows(faces: Boxes, height: int, width: int) -> list[FaceWindow]:
@@ -66,7 +64,7 @@ def face_windows(faces: Boxes, height: int, width: int) -> list[FaceWindow]:
     faces that this enlarges: larger ones LPIPS of the whole crop sees no less well.
     """
     return [
-        FaceWindow(picture, *_square(box, height, width))
+        FaceWindow(picture, square_around(box, MARGIN, height, width))
         for picture, boxes in enumerate(faces)
         for box in _some([box for box in boxes if max(box[2:]) * MARGIN < PATCH])
     ]
@@ -81,22 +79,9 @@ def _some(boxes: Sequence[Box]) -> Sequence[Box]:
     return [boxes[i] for i in chosen.tolist()]
 
 
-def _square(box: Box, height: int, width: int) -> tuple[int, int, int]:
-    x, y, w, h = box
-    side = min(max(1, round(max(w, h) * MARGIN)), height, width)
-    left = min(max(0, round(x + w / 2 - side / 2)), width - side)
-    top = min(max(0, round(y + h / 2 - side / 2)), height - side)
-    return left, top, side
-
-
 def resample(pixels: Tensor, windows: Sequence[FaceWindow]) -> Tensor:
     """Cut windows out of [B, C, H, W] and bring them to one size: [N, C, 128, 128]."""
-    parts = [
-        pixels[w.picture, None, :, w.top : w.top + w.side, w.left : w.left + w.side]
-        for w in windows
-    ]
-    size = (PATCH, PATCH)
-    return torch.cat([interpolate(p, size=size, mode="bicubic", antialias=True) for p in parts])
+    return torch.cat([resampled(pixels[w.picture, None], w.square) for w in windows])
 
 
 def mean_over_pictures(distances: Tensor, windows: Sequence[FaceWindow], pictures: int) -> Tensor:

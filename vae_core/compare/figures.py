@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from .. import lpips
 from ..metrics import WINDOW, psnr_from_mse, ssim_map
 from .pairs import Box, Pair, bounding_box
+from .squares import Square, square_around
 
 PATCH = 128  # side of the square that a region is resampled to for LPIPS
 MARGIN = 1.25  # the square around a region, in sides of its box
@@ -95,17 +96,14 @@ def box_distance(pair: Pair, box: Box, perceptual: Perceptual | None) -> float |
 
 
 def square(picture: Tensor, box: Box) -> Tensor:
-    """Cut the square around a box: [1, 3, H, W] in [0, 1] -> [1, 3, 128, 128].
+    """Cut the square around a box, 25 % larger: [1, 3, H, W] in [0, 1] -> [1, 3, 128, 128]."""
+    return resampled(picture, square_around(box, MARGIN, *picture.shape[2:])).clamp(0, 1)
 
-    25 % larger than the box, and a square, so that nothing is stretched; it is moved into the
-    picture where it stands out, and no larger than the picture's shorter side.
-    """
-    height, width = picture.shape[2:]
-    side = min(round(max(box.width, box.height) * MARGIN), height, width)
-    left = min(max(0, round(box.left + box.width / 2 - side / 2)), width - side)
-    top = min(max(0, round(box.top + box.height / 2 - side / 2)), height - side)
-    part = picture[..., top : top + side, left : left + side]
-    return interpolate(part, size=(PATCH, PATCH), mode="bicubic", antialias=True).clamp(0, 1)
+
+def resampled(pictures: Tensor, part: Square) -> Tensor:
+    """Cut a square out of [B, C, H, W] and bring it to [B, C, 128, 128]; may leave the range."""
+    seen = pictures[..., part.top : part.bottom, part.left : part.right]
+    return interpolate(seen, size=(PATCH, PATCH), mode="bicubic", antialias=True)
 
 
 def combine(all_figures: Sequence[Figures]) -> Figures:
