@@ -84,11 +84,6 @@ def test_windows_are_those_of_evaluation(box: Box) -> None:
     torch.testing.assert_close(found, square(picture, Region(*box)))
 
 
-def test_faces_that_would_be_reduced_are_left_to_the_whole_crop() -> None:
-    seen = face_windows([[(0, 0, 80, 102)], [(0, 0, 80, 103)], [(0, 0, 120, 40)]], 256, 256)
-    assert [window.picture for window in seen] == [0]
-
-
 def test_of_many_faces_some_are_seen_the_same_every_time() -> None:
     boxes = [(x, y, 8.0, 8.0) for x in range(0, 60, 12) for y in range(0, 60, 12)]
     shifted = [(x + 0.5, y, w, h) for x, y, w, h in boxes]

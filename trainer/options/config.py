@@ -121,9 +121,8 @@ class TrainConfig:
     )
     face_lpips_weight: float = _loss(
         0.0,
-        "weight of LPIPS on windows around faces under 102 pixels, enlarged to 128 as they are "
-        "measured; averaged over the windows of a crop, at most 4, and over the batch. Larger "
-        "faces --lpips-weight sees",
+        "weight of LPIPS on windows around faces, brought to 128 pixels as they are measured; "
+        "averaged over the windows of a crop, at most 12, and over the batch",
         at_least=0,
     )
     hf_weight: float = _loss(

@@ -35,7 +35,6 @@ from trainer.vae.autoencoder import (
     ratio,
 )
 from trainer.vae.fused import keep_activations
-from vae_core.compare.figures import PATCH
 
 T = TypeVar("T")
 FLOAT32 = 4  # bytes
@@ -266,8 +265,8 @@ def _inputs(config: TrainConfig, vae: nn.Module, device: torch.device) -> tuple[
     cells = side // ratio(vae)
     pixels = torch.empty(batch, image_channels(vae), side, side, device=device)
     noise = torch.empty(batch, latent_channels(vae), cells, cells, device=device)
-    small = min(side, PATCH) / 2  # LPIPS of faces looks at small ones alone
-    faces = [[(0, 0, small, small)] * MOST_WINDOWS] * batch  # the most that is seen of faces
+    face = (side / 4, side / 4, side / 2, side / 2)
+    faces = [[face] * MOST_WINDOWS] * batch  # the most that is seen of faces
     if not config.cache_latents:
         return pixels, noise, None, faces
     moments = Posterior(noise.half(), None if is_tiny(vae) else noise.half())
