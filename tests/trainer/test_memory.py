@@ -16,6 +16,7 @@ from trainer.options.config import TrainConfig
 from trainer.training.face_terms import MOST_WINDOWS
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.memory import Memory, expected_memory, optimizer_bytes, planned_model
+from trainer.training.optimizer import make_optimizer
 from trainer.training.run import choose_trained, make_adversary, make_step
 from trainer.vae.autoencoder import Posterior
 from trainer.vae.fused import keep_activations
@@ -203,6 +204,19 @@ def test_eight_bit_state_is_a_quarter() -> None:
     vae = planned_model(make(), SD)
     full = optimizer_bytes(make(), vae)
     assert 0.25 < optimizer_bytes(make(optimizer="adamw8bit"), vae) / full < 0.26
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_moments_are_counted_as_the_optimizer_makes_them(tiny_vae: nn.Module, optimizer) -> None:
+    config = make(optimizer=optimizer)
+    weights = list(tiny_vae.parameters())
+    made = make_optimizer(config, weights)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    made.step()
+    held = [value for state in made.state.values() for value in state.values()]
+    moments = sum(4 * value.numel() for value in held if torch.is_tensor(value) and value.ndim)
+    assert optimizer_bytes(config, tiny_vae) == moments
 
 
 def test_several_processes_hold_gradients_twice_where_they_add_them_up() -> None:

@@ -22,6 +22,7 @@ from trainer.training.discriminator import PatchDiscriminator, parameter_count
 from trainer.training.face_terms import MOST_WINDOWS
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
+from trainer.training.muon import is_hidden
 from trainer.training.run import choose_trained, make_step
 from trainer.vae.autoencoder import (
     DECODER_PREFIXES,
@@ -141,11 +142,13 @@ def _trained_bytes(vae: nn.Module) -> int:
 
 
 def optimizer_bytes(config: TrainConfig, vae: nn.Module) -> int:
-    """Add up the two moments that AdamW keeps per trained weight, in float32 or in 8 bits."""
-    sizes = [parameter.numel() for parameter in vae.parameters() if parameter.requires_grad]
-    if config.optimizer == "adamw":
-        return sum(2 * FLOAT32 * size for size in sizes)
-    return sum(2 * _eight_bit_bytes(size) for size in sizes)
+    """Add up the moments of the trained weights: two each, in float32 or 8 bits; Muon's one."""
+    weights = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    if config.optimizer == "adamw8bit":
+        return sum(2 * _eight_bit_bytes(weight.numel()) for weight in weights)
+    muon = config.optimizer == "muon"
+    moments = [1 if muon and is_hidden(weight) else 2 for weight in weights]
+    return sum(n * FLOAT32 * weight.numel() for n, weight in zip(moments, weights, strict=True))
 
 
 def _eight_bit_bytes(elements: int) -> int:

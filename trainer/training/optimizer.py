@@ -8,19 +8,22 @@ from torch import nn
 
 from trainer.errors import UserError
 from trainer.options.config import TrainConfig
+from trainer.training.muon import Muon
 
 
 def make_optimizer(
     config: TrainConfig, parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Build AdamW (Loshchilov & Hutter, 2019), or its 8-bit form (Dettmers et al., 2022).
+    """Build AdamW (Loshchilov & Hutter, 2019), its 8-bit form (Dettmers et al., 2022), or Muon.
 
     AdamW is fused: one pass over weight, gradient and moments instead of one per operation. Not
     under fp16, where accelerate sees a skipped step by its not being called, which the fused form
     always is.
     """
     kind = torch.optim.AdamW
-    if config.optimizer == "adamw8bit":
+    if config.optimizer == "muon":
+        kind = Muon
+    elif config.optimizer == "adamw8bit":
         kind = _adamw_8bit()
     elif config.mixed_precision != "fp16":
         kind = partial(kind, fused=True)
