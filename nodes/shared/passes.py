@@ -15,16 +15,17 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...vae_core import tiling
+from ...vae_core import tiling as engine
 from ...vae_core.tiling import Network, Plan, UnknownNetwork
 from .host_tiles import decode_in_tiles, encode_in_tiles
 from .loops import strips
-from .tiling import AUTO, EXACT, MIB, OFF, Tiling
+from .tiling import AUTO, MIB, OFF, Tiling
 
 Step = Literal["decode", "encode"]
 
+ROWS = 256
 USABLE = 0.9  # of what is free: kernels want workspace of their own
-PLANS = {"decode": tiling.plan_decode, "encode": tiling.plan_encode}
+PLANS = {"decode": engine.plan_decode, "encode": engine.plan_encode}
 HOST_TILES = {"decode": decode_in_tiles, "encode": encode_in_tiles}
 
 
@@ -58,14 +59,15 @@ class Passes:
         network = known_network(self.vae, given)
         if isinstance(network, str):
             return self._left_to_the_host(step, given, network)
-        why = "as chosen" if choice == EXACT else self._why_not_whole(step, network, shape)
-        if not why:
+        need = engine.untiled_bytes(network, shape, self.vae.vae_dtype, step)
+        most, why = None, "as chosen"
+        if choice == AUTO and not (why := self._why_not_whole(need, shape[0])):
             whole = whole_or_none(self.vae, step, given)
             if whole is not None:
                 return whole
             management.soft_empty_cache()
-            why = "the whole pass ran out of memory"
-        plan = self._plan(step, network, shape)
+            most, why = need // 2, "the whole pass ran out of memory"
+        plan = self._plan(step, network, shape, most)
         self._note(f"{step}d in exact tiles ({why}), {told_plan(plan)}")
         return EXACTLY[step](self.vae, network, given, plan)
 
@@ -76,28 +78,28 @@ class Passes:
         self._note(f"{step}d in ComfyUI's own tiles, which are not exact: {reason}")
         return HOST_TILES[step](self.vae, given)
 
-    def _why_not_whole(self, step: Step, network: Network, shape: tuple[int, ...]) -> str:
+    def _why_not_whole(self, need: int, count: int) -> str:
         """Say why a whole pass would not fit; nothing where it would."""
         budget = self._tiling.budget
-        batch = shape if budget else (1, *shape[1:])  # ComfyUI splits a batch by what is free
-        need = tiling.untiled_bytes(network, batch, self.vae.vae_dtype, step)
+        if not budget:
+            need //= count  # ComfyUI splits a batch by what is free
         room = budget or free_bytes(self.vae, need)
         if need <= room:
             return ""
         word = "allowed" if budget else "free"
         return f"the whole pass takes {need // MIB} MiB, {room // MIB} MiB are {word}"
 
-    def _plan(self, step: Step, network: Network, shape: tuple[int, ...]) -> Plan:
-        """Plan within the budget, or within what is free; system memory helps a device out."""
+    def _plan(self, step: Step, network: Network, shape: tuple[int, ...], most: int | None) -> Plan:
+        """Plan within the budget, or what is free and `most`; system memory helps a device out."""
         plan, dtype, budget = PLANS[step], self.vae.vae_dtype, self._tiling.budget
-        wanted = budget or plan(network, shape, dtype, None).budget_bytes
-        budget = budget or free_bytes(self.vae, wanted)
+        free = free_bytes(self.vae, budget or plan(network, shape, dtype, most).budget_bytes)
+        limit = budget or min(free, most or free)
         try:
-            return plan(network, shape, dtype, budget)
+            return plan(network, shape, dtype, limit)
         except ValueError:
             if torch.device(self.vae.device).type == "cpu":
                 raise
-            return plan(network, shape, dtype, budget, rest_on=torch.device("cpu"))
+            return plan(network, shape, dtype, limit, rest_on=torch.device("cpu"))
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
@@ -112,7 +114,7 @@ def known_network(vae: Any, given: Tensor) -> Network | str:
     if (type(vae).decode, type(vae).encode) != (own.decode, own.encode):
         return f"{type(vae).__name__} has a way of its own to decode and encode."
     try:
-        network = tiling.read_network(vae.first_stage_model)
+        network = engine.read_network(vae.first_stage_model)
     except UnknownNetwork as error:
         return str(error)
     if network.ratio != vae.spacial_compression_decode():
@@ -179,14 +181,16 @@ def told_plan(plan: Plan) -> str:
 def decode_exactly(vae: Any, network: Network, latent: Tensor, plan: Plan) -> Tensor:
     """What `VAE.decode` does around its network, around the same network in strips."""
     given = latent.to(vae.vae_dtype).to(vae.device)
-    out = tiling.decode(network, given, plan, strips())
-    return vae.process_output(out.to(vae.output_device).float()).movedim(1, -1)
+    out = engine.decode(network, given, plan, strips()).to(vae.output_device).float()
+    for rows in out.split(ROWS, 2):  # of a whole picture it would make copies
+        rows.copy_(vae.process_output(rows))
+    return out.movedim(1, -1)
 
 
 def encode_exactly(vae: Any, network: Network, images: Tensor, plan: Plan) -> Tensor:
     """What `VAE.encode` does around its network; moments pass the model's own regularization."""
     pixels = vae.process_input(images.movedim(-1, 1)).to(vae.vae_dtype).to(vae.device)
-    moments = tiling.encode(network, pixels, plan, strips())
+    moments = engine.encode(network, pixels, plan, strips())
     return vae.first_stage_model.regularization(moments)[0].to(vae.output_device).float()
 
 
