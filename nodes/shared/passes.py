@@ -7,7 +7,8 @@ Models are loaded, moved and cast by ComfyUI's own management, as in its `VAE.de
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Literal
 
 import comfy.model_management as management
@@ -90,16 +91,24 @@ class Passes:
         return f"the whole pass takes {need // MIB} MiB, {room // MIB} MiB are {word}"
 
     def _plan(self, step: Step, network: Network, shape: tuple[int, ...], most: int | None) -> Plan:
-        """Plan within the budget, or what is free and `most`; system memory helps a device out."""
-        plan, dtype, budget = PLANS[step], self.vae.vae_dtype, self._tiling.budget
-        free = free_bytes(self.vae, budget or plan(network, shape, dtype, most).budget_bytes)
-        limit = budget or min(free, most or free)
-        try:
-            return plan(network, shape, dtype, limit)
-        except ValueError:
-            if torch.device(self.vae.device).type == "cpu":
-                raise
-            return plan(network, shape, dtype, limit, rest_on=torch.device("cpu"))
+        """Plan for at most `most` bytes if that can be, else for the budget or what is free.
+
+        On a device that is too small for both, tensors rest in system memory.
+        """
+        plan = partial(PLANS[step], network, shape, self.vae.vae_dtype)
+        budget = self._tiling.budget
+        free = free_bytes(self.vae, budget or most or plan(None).budget_bytes)
+        limit = budget or free
+        ways: list[tuple[int, torch.device | None]] = [(limit, None)]
+        if most:
+            ways.insert(0, (min(most, limit), None))
+        if torch.device(self.vae.device).type != "cpu":
+            ways.append((limit, torch.device("cpu")))
+        for way, rest_on in ways[:-1]:
+            with suppress(ValueError):
+                return plan(way, rest_on=rest_on)
+        way, rest_on = ways[-1]
+        return plan(way, rest_on=rest_on)
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
