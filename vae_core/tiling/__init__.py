@@ -2,12 +2,13 @@
 
 from .network import Network, UnknownNetwork, read_network
 from .passes import decode, encode
-from .plan import Plan, plan_decode, plan_encode
+from .plan import Plan, TooLittleMemory, plan_decode, plan_encode
 from .untiled import untiled_bytes
 
 __all__ = [
     "Network",
     "Plan",
+    "TooLittleMemory",
     "UnknownNetwork",
     "decode",
     "encode",

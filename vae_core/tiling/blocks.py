@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import flows, streams
 from .flows import Flow, Need
@@ -29,7 +30,7 @@ from .layers import (
 from .streams import Normalised, Strips
 from .strips import Reader
 
-SCORES = 2**26  # values of the score matrix where attention may write one: 256 MiB in float32
+SCORES = 2**24  # values of the score matrix where no kernel does without: 64 MiB in float32
 
 
 class Sweeper(Protocol):
@@ -99,9 +100,10 @@ def _residual(layer: Residual, x: Flow, sweeper: Sweeper) -> Flow:
         return streams.added(strips, beside, layer.shortcut)
 
     def need(rows: int) -> Need:
+        if not again:
+            return _beside(x.need(rows), out.need(rows)).then(0, 2 * out.row * rows)
         waiting = x.row * (rows + 2)  # the input, until the convolutions have caught up
-        both = out.need(rows) if again else _beside(x.need(rows), out.need(rows))
-        return both.then(waiting, 2 * out.row * rows)
+        return out.need(rows).then(waiting, 2 * out.row * rows)
 
     return replace(
         out,
@@ -176,9 +178,13 @@ def _pixels(strip: Tensor) -> Tensor:
 
 
 def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of one head; where no kernel without a score matrix is sure, so many at a time."""
+    """Attention of one head, by a kernel that keeps no scores, or else a few queries at a time."""
     attend = F.scaled_dot_product_attention
-    if queries.device.type == "cpu":  # its kernel keeps no scores
-        return attend(queries, keys, values)
+    try:
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+            return attend(queries, keys, values)
+    except RuntimeError as error:
+        if "kernel" not in str(error):
+            raise
     chunks = queries.split(max(1, SCORES // keys.shape[2]), 2)
     return torch.cat([attend(chunk, keys, values) for chunk in chunks], 2)

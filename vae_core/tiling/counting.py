@@ -82,6 +82,7 @@ class _Counting:
         before = sum(store.row * store.height for store in flow.sources)
         rows = min(flow.height, self._choice.rows or max(1, self._choice.strip // flow.widest))
         need = flow.need(rows)
+        moments = 2 * flow.channels * -(-flow.height // rows)
         self.sweeps.append(
             Sweep(
                 rows=rows,
@@ -89,7 +90,7 @@ class _Counting:
                 may_pass=may_pass,
                 made=made,
                 resting=max(before, made) if give_up else before + made,
-                work=need.held + need.peak,
+                work=need.held + need.peak + moments,
                 macs=flow.macs,
                 read=tuple(self._made[store] for store in flow.sources if store in self._made),
             )

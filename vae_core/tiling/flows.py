@@ -62,7 +62,8 @@ def resting(store: Resting, channels: int, width: int, open_as: Callable, **more
     row = channels * width
 
     def need(rows: int) -> Need:
-        return Need(row * rows, row * rows)  # a strip given up in part, and rows joined out of two
+        joined = row * min(rows, store.height)  # rows out of two strips are copied into one
+        return Need(joined if rows < store.height else 0, joined)  # and the rest of one is held
 
     return Flow(channels, store.height, width, open_as, need, (store,), widest=row, **more)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 
 import torch
 
@@ -15,7 +16,20 @@ from .counting import Choice, Sweep, count
 from .layers import Program
 from .network import Network
 
-STRIP = 2**21  # values in the largest strip where the budget allows it: 8 MiB in float32
+STRIP = 2**20  # values in the largest strip where the budget allows it: 4 MiB in float32
+STRIP_ELSEWHERE = 2**22  # on other devices than a CPU, which one strip has to fill
+SPARE = 1.25  # multiplications that saving memory may cost where no budget is given
+
+
+class TooLittleMemory(ValueError):
+    """A budget that no plan keeps within; `least` are the bytes that are enough."""
+
+    def __init__(self, least: int, budget: int) -> None:
+        super().__init__(
+            f"Expected a budget of at least {ceil(least / 2**20)} MiB for a picture of this size, "
+            f"got {budget / 2**20:.0f} MiB: allow more, or take a smaller picture."
+        )
+        self.least = least
 
 
 @dataclass(frozen=True)
@@ -73,8 +87,8 @@ def plan_decode(
 ) -> Plan:
     """Plan the decoding of a latent of `shape` [B, c, h, w] within `budget` bytes.
 
-    Without a budget all rests that saves time. `rows` fixes the rows of all strips. Raises
-    ValueError that names the least budget.
+    Without a budget as little rests as a quarter more multiplications allow. `rows` fixes the rows
+    of all strips. Raises TooLittleMemory, which names the least budget.
     """
     _check(shape, network.latent_channels, 1, "a latent")
     return _plan(network.decoder, tuple(shape), dtype, budget, rows, rest_on)
@@ -110,24 +124,27 @@ def _plan(
     rest_on: torch.device | None,
 ) -> Plan:
     least = []
-    for choice in _choices(rows, folds=dtype == torch.float32):
-        for sweeps, out_shape in _rising(program, shape, choice):
-            plan = _as_plan(sweeps, shape, out_shape, dtype, choice.folds, budget, rest_on)
-            if plan.fits:
-                return plan
-            least.append(plan.budget_bytes)
-    raise ValueError(
-        f"Expected a budget of at least {min(least) / 2**20:.0f} MiB for a picture of this size, "
-        f"got {budget / 2**20:.0f} MiB: allow more, or take a smaller picture."
-    )
+    for choice in _choices(program, rows, folds=dtype == torch.float32):
+        plans = [
+            _as_plan(sweeps, shape, out_shape, dtype, choice.folds, budget, rest_on)
+            for sweeps, out_shape in _rising(program, shape, choice)
+        ]
+        if budget is None:
+            cheap = [plan for plan in plans if plan.macs <= SPARE * plans[0].macs]
+            return min(cheap, key=lambda plan: plan.budget_bytes)
+        if fitting := [plan for plan in plans if plan.fits]:
+            return min(fitting, key=lambda plan: plan.macs)
+        least += [plan.budget_bytes for plan in plans]
+    raise TooLittleMemory(min(least), budget)
 
 
-def _choices(rows: int | None, *, folds: bool) -> Iterator[Choice]:
+def _choices(program: Program, rows: int | None, *, folds: bool) -> Iterator[Choice]:
     """From the largest strips down to single rows."""
+    device = program[0].conv.weight.device.type
+    strip = STRIP if device == "cpu" else STRIP_ELSEWHERE
     if rows is not None:
-        yield Choice(STRIP, rows, folds)
+        yield Choice(strip, rows, folds)
         return
-    strip = STRIP
     while strip:
         yield Choice(strip, None, folds)
         strip //= 4
@@ -136,7 +153,7 @@ def _choices(rows: int | None, *, folds: bool) -> Iterator[Choice]:
 def _rising(
     program: Program, shape: tuple[int, ...], choice: Choice
 ) -> Iterator[tuple[list[Sweep], tuple[int, ...]]]:
-    """Count with nothing computed again, then with one resting tensor less at each worst moment."""
+    """Count with all at rest, then again and again with one less at the worst moment."""
     while True:
         sweeps, out = count(program, shape, choice)
         yield sweeps, (shape[0], out.channels, out.height, out.width)

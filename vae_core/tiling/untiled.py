@@ -22,11 +22,13 @@ def untiled_bytes(
     makes of that side by side; ComfyUI's works in place and takes up to a third less.
     """
     program = network.decoder if direction == "decode" else network.encoder
-    channels, pixels, worst = shape[1], shape[2] * shape[3], 0
+    channels, pixels, worst, entry = shape[1], float(shape[2] * shape[3]), 0.0, 0
     for layer in program:
-        need, channels, scale = _values(layer, channels)
-        worst = max(worst, need * pixels)
-        pixels = int(pixels * scale)
+        need, after, scale = _values(layer, channels)
+        worst = max(worst, (need + entry) * pixels)
+        of_level = isinstance(layer, Residual | Attention)
+        entry = (entry or channels) if of_level else 0  # diffusers holds what enters a level
+        channels, pixels = after, pixels * scale
     return int(worst * shape[0] * dtype.itemsize)
 
 
@@ -35,11 +37,11 @@ def _values(layer: Layer, x: int) -> tuple[float, int, float]:
     match layer:
         case Upsampling(conv):  # the input, doubled in both directions, and the result
             return 5 * x + 4 * conv.out_channels, conv.out_channels, 4
-        case Downsampling(conv):
+        case Downsampling(conv):  # the input, padded, and the result
             return 2 * x + conv.out_channels / 4, conv.out_channels, 1 / 4
-        case Residual(conv1=conv):
+        case Residual(conv1=conv, shortcut=shortcut):  # at the end: input, block, sum and quotient
             h = conv.out_channels
-            return max(3 * x, 2 * x + h, x + 3 * h), h, 1
+            return max(3 * x, 2 * x + h, x + (4 if shortcut else 3) * h), h, 1
         case Attention():  # the input, normalised, queries, keys, values, result
             return 6 * x, x, 1
         case Convolution(conv) | Closing(conv=conv):
