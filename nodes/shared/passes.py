@@ -7,7 +7,7 @@ Models are loaded, moved and cast by ComfyUI's own management, as in its `VAE.de
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -60,15 +60,14 @@ class Passes:
         network = known_network(self.vae, given)
         if isinstance(network, str):
             return self._left_to_the_host(step, given, network)
-        need = engine.untiled_bytes(network, shape, self.vae.vae_dtype, step)
-        most, why = None, "as chosen"
-        if choice == AUTO and not (why := self._why_not_whole(need, shape[0])):
+        ran_out, why = False, "as chosen"
+        if choice == AUTO and not (why := self._why_not_whole(step, network, shape)):
             whole = whole_or_none(self.vae, step, given)
             if whole is not None:
                 return whole
             management.soft_empty_cache()
-            most, why = need // 2, "the whole pass ran out of memory"
-        plan = self._plan(step, network, shape, most)
+            ran_out, why = True, "the whole pass ran out of memory"
+        plan = self._plan(step, network, shape, thrifty=ran_out)
         self._note(f"{step}d in exact tiles ({why}), {told_plan(plan)}")
         return EXACTLY[step](self.vae, network, given, plan)
 
@@ -79,36 +78,34 @@ class Passes:
         self._note(f"{step}d in ComfyUI's own tiles, which are not exact: {reason}")
         return HOST_TILES[step](self.vae, given)
 
-    def _why_not_whole(self, need: int, count: int) -> str:
+    def _why_not_whole(self, step: Step, network: Network, shape: tuple[int, ...]) -> str:
         """Say why a whole pass would not fit; nothing where it would."""
         budget = self._tiling.budget
-        if not budget:
-            need //= count  # ComfyUI splits a batch by what is free
+        batch = shape if budget else (1, *shape[1:])  # ComfyUI splits a batch by what is free
+        need = engine.untiled_bytes(network, batch, self.vae.vae_dtype, step)
         room = budget or free_bytes(self.vae, need)
         if need <= room:
             return ""
         word = "allowed" if budget else "free"
         return f"the whole pass takes {need // MIB} MiB, {room // MIB} MiB are {word}"
 
-    def _plan(self, step: Step, network: Network, shape: tuple[int, ...], most: int | None) -> Plan:
-        """Plan for at most `most` bytes if that can be, else for the budget or what is free.
+    def _plan(self, step: Step, network: Network, shape: tuple[int, ...], *, thrifty: bool) -> Plan:
+        """Plan for the budget: the fastest within it, or without one what takes little memory.
 
-        On a device that is too small for both, tensors rest in system memory.
+        On a device that is too small, tensors rest in system memory.
         """
         plan = partial(PLANS[step], network, shape, self.vae.vae_dtype)
-        budget = self._tiling.budget
-        free = free_bytes(self.vae, budget or most or plan(None).budget_bytes)
+        budget, sparing = self._tiling.budget, plan(None)
+        free = free_bytes(self.vae, budget or sparing.budget_bytes)
         limit = budget or free
-        ways: list[tuple[int, torch.device | None]] = [(limit, None)]
-        if most:
-            ways.insert(0, (min(most, limit), None))
-        if torch.device(self.vae.device).type != "cpu":
-            ways.append((limit, torch.device("cpu")))
-        for way, rest_on in ways[:-1]:
-            with suppress(ValueError):
-                return plan(way, rest_on=rest_on)
-        way, rest_on = ways[-1]
-        return plan(way, rest_on=rest_on)
+        if (thrifty or not budget) and sparing.budget_bytes <= limit:
+            return sparing
+        try:
+            return plan(limit)
+        except engine.TooLittleMemory:
+            if torch.device(self.vae.device).type == "cpu":
+                raise
+            return plan(limit, rest_on=torch.device("cpu"))
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

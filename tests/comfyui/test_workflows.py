@@ -48,7 +48,7 @@ def prompt_of(workflow: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
 def widgets_of(node: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
     """Name the values of a node's widgets, which a workflow keeps by position.
 
-    One that was saved before optional widgets were added ends before them: they have their defaults.
+    Saved before optional widgets were added, it ends before them: they have their defaults.
     """
     optional = described["input"].get("optional", {})
     entries = described["input"].get("required", {}) | optional
