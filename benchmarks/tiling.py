@@ -14,7 +14,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 if not __package__:  # run as a file: import from the project's root, not from benchmarks/
@@ -40,7 +40,7 @@ Way = Callable[[], Tensor]
 def main() -> None:
     options = parse()
     if options.curve:
-        rows = [curve_at(side) for side in options.curve]
+        rows = [curve_at(side, options.widths, options.layers) for side in options.curve]
     else:
         vae, core = comfy_module(options.comfyui) if options.comfyui else (diffusers_module(), None)
         rows = [row for side in options.size for row in compared(vae, core, side, options.rounds)]
@@ -53,6 +53,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="0: time the first run alone")
     parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder, the one with main.py")
     parser.add_argument("--curve", type=int, nargs="+", help="only foretell, for these sizes")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="of the curve's VAE")
+    parser.add_argument("--layers", type=int, default=2, help="residual blocks a level, likewise")
     add_outputs(parser)
     return parser.parse_args()
 
@@ -60,14 +62,16 @@ def parse() -> argparse.Namespace:
 # The network
 
 
-def diffusers_module(device: str = "cpu") -> nn.Module:
-    """Build diffusers' AutoencoderKL in SD's layout."""
+def diffusers_module(
+    device: str = "cpu", widths: Sequence[int] = WIDTHS, layers: int = 2
+) -> nn.Module:
+    """Build diffusers' AutoencoderKL, in SD's layout if nothing else is asked."""
     from diffusers import AutoencoderKL
 
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4}
-    blocks |= {"up_block_types": ("UpDecoderBlock2D",) * 4}
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * len(widths)}
+    blocks |= {"up_block_types": ("UpDecoderBlock2D",) * len(widths)}
     with torch.device(device):
-        vae = AutoencoderKL(block_out_channels=WIDTHS, layers_per_block=2, **blocks)
+        vae = AutoencoderKL(block_out_channels=widths, layers_per_block=layers, **blocks)
     return drawn(vae)
 
 
@@ -213,10 +217,11 @@ def excess(result: Tensor, truth: Tensor, rows: list[int]) -> float | None:
 # What plans foretell
 
 
-def curve_at(side: int) -> dict[str, object]:
+def curve_at(side: int, widths: Sequence[int], layers: int) -> dict[str, object]:
     """Memory by plan, of the whole pass and of exact tiles."""
-    network = tiling.read_network(diffusers_module("meta"))
-    latent = torch.empty(1, 4, side // 8, side // 8, device="meta")
+    network = tiling.read_network(diffusers_module("meta", widths, layers))
+    cells = side // network.ratio
+    latent = torch.empty(1, 4, cells, cells, device="meta")
     untiled = tiling.untiled_bytes(network, latent.shape, torch.float32, "decode")
     row: dict[str, object] = {"size": side, "untiled, MiB": untiled / MIB}
     for name, budget in BUDGETS.items():

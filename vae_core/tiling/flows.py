@@ -107,6 +107,7 @@ def upsampled(x: Flow, conv: nn.Conv2d, *, folds: bool) -> Flow:
     """Twice the size; `folds` where the four 2 x 2 kernels do it."""
     channels, width = conv.out_channels, 2 * x.width
     weights = (16 if folds else 9) * channels * x.channels
+    folding = 20 * channels * x.channels if folds else 0  # 9 as they are, 6 and 5 on the way
 
     def open(rows: int, give_up: bool) -> Strips:
         return streams.upsampled(x.open(max(1, rows // 2), give_up), conv, x.height)
@@ -115,7 +116,7 @@ def upsampled(x: Flow, conv: nn.Conv2d, *, folds: bool) -> Flow:
         below = max(1, rows // 2)
         out, window = 2 * below * channels * width, x.row * (below + 2)
         part = window + out // 4 if folds else 4 * window * 2
-        peak = window + max(x.row * below, out + part)
+        peak = window + max(x.row * below, out + part, folding)
         return x.need(below).then(weights + 2 * x.row, peak)
 
     return replace(

@@ -141,7 +141,7 @@ def _plan(
 def _choices(program: Program, rows: int | None, *, folds: bool) -> Iterator[Choice]:
     """From the largest strips down to single rows."""
     device = program[0].conv.weight.device.type
-    strip = STRIP if device == "cpu" else STRIP_ELSEWHERE
+    strip = STRIP if device in ("cpu", "meta") else STRIP_ELSEWHERE
     if rows is not None:
         yield Choice(strip, rows, folds)
         return

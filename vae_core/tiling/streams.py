@@ -108,7 +108,7 @@ def upsampled(strips: Strips, conv: nn.Conv2d, height: int) -> Strips:
     for found in windows(strips, height, sides=(1, 1)):
         if kept is None:
             weight, bias = parameters(conv, found[0])
-            kept = folded(weight) if weight.dtype == torch.float32 else [weight]
+            kept = folded(weight) if found[0].dtype == torch.float32 else [weight]
             del weight
         if len(kept) == 1:
             yield _doubled(found.pop(), kept[0], bias)
@@ -118,14 +118,18 @@ def upsampled(strips: Strips, conv: nn.Conv2d, height: int) -> Strips:
 
 def folded(weight: Tensor) -> list[Tensor]:
     """3 x 3 weights on a doubled picture as four of 2 x 2 on the picture, by row and column."""
-    first, second = weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
     return [
-        torch.einsum("ocij,pi,qj->ocpq", weight, rows, columns).contiguous(
-            memory_format=torch.channels_last
-        )
-        for rows in (first, second)
-        for columns in (first, second)
+        kernel.contiguous(memory_format=torch.channels_last)
+        for half in _halves(weight, 2)
+        for kernel in _halves(half, 3)
     ]
+
+
+def _halves(weight: Tensor, axis: int) -> Iterator[Tensor]:
+    """Three taps as two, for the first and the second of two pixels: a, b + c and a + b, c."""
+    first, second, third = weight.unbind(axis)
+    yield torch.stack([first, second + third], axis)
+    yield torch.stack([first + second, third], axis)
 
 
 def _interleaved(window: Tensor, kernels: list[Tensor], bias: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from trainer.training.live_bytes import LiveBytes
 from vae_core.tiling import (
@@ -42,6 +43,21 @@ def used(network, given, plan) -> int:
 def test_a_plan_says_what_is_used(network, drawn, shape, rows):
     plan = planned(network, shape, rows=rows)
     assert 0.85 < used(network, drawn(*shape), plan) / plan.peak_bytes < 1.02
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 4), (1, 3, 32, 32)])
+@pytest.mark.parametrize("budget", [None, ALL])
+def test_wide_layers_on_few_pixels_count_their_weights_too(shape, budget):
+    types = {"down_block_types": ("DownEncoderBlock2D",) * 4}
+    types |= {"up_block_types": ("UpDecoderBlock2D",) * 4}
+    with torch.device("meta"):
+        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **types)
+    vae.to_empty(device="cpu")
+    for weight in vae.parameters():
+        weight.data.zero_()
+    network = read_network(vae)
+    plan = planned(network, shape, budget)
+    assert 0.7 < used(network, torch.zeros(shape), plan) / plan.peak_bytes < 1.02
 
 
 @pytest.mark.parametrize(("shape", "kib"), [(LATENT, (8000, 6000, 5120)), (PIXELS, (8000, 4000))])
