@@ -80,14 +80,21 @@ class Passes:
 
     def _why_not_whole(self, step: Step, network: Network, shape: tuple[int, ...]) -> str:
         """Say why a whole pass would not fit; nothing where it would."""
-        budget = self._tiling.budget
-        batch = shape if budget else (1, *shape[1:])  # ComfyUI splits a batch by what is free
+        one = (1, *shape[1:])  # ComfyUI splits a batch by what is free, but by no budget
+        batch = shape if self._tiling.budget else one
         need = engine.untiled_bytes(network, batch, self.vae.vae_dtype, step)
-        room = budget or free_bytes(self.vae, need)
+        room = self._room(need)
         if need <= room:
             return ""
-        word = "allowed" if budget else "free"
+        word = "allowed" if room == self._tiling.budget else "free"
         return f"the whole pass takes {need // MIB} MiB, {room // MIB} MiB are {word}"
+
+    def _room(self, wanted: int) -> int:
+        """Bytes that a pass may take, which at best are those wanted."""
+        budget = self._tiling.budget
+        if budget is None:
+            return free_bytes(self.vae, wanted)
+        return min(budget, free_bytes(self.vae, min(budget, wanted)))
 
     def _plan(self, step: Step, network: Network, shape: tuple[int, ...], *, thrifty: bool) -> Plan:
         """Plan for the budget: the fastest within it, or without one what takes little memory.
@@ -95,10 +102,9 @@ class Passes:
         On a device that is too small, tensors rest in system memory.
         """
         plan = partial(PLANS[step], network, shape, self.vae.vae_dtype)
-        budget, sparing = self._tiling.budget, plan(None)
-        free = free_bytes(self.vae, budget or sparing.budget_bytes)
-        limit = budget or free
-        if (thrifty or not budget) and sparing.budget_bytes <= limit:
+        sparing = plan(None)
+        limit = self._room(sparing.budget_bytes)
+        if (thrifty or not self._tiling.budget) and sparing.budget_bytes <= limit:
             return sparing
         try:
             return plan(limit)
@@ -116,9 +122,11 @@ def known_network(vae: Any, given: Tensor) -> Network | str:
     """Read the VAE's network; a sentence where exact tiles cannot stand for ComfyUI's pass."""
     if given.ndim != 4:
         return f"exact tiles are for pictures, got {given.ndim} dimensions."
-    own = comfy.sd.VAE
-    if (type(vae).decode, type(vae).encode) != (own.decode, own.encode):
-        return f"{type(vae).__name__} has a way of its own to decode and encode."
+    kind, own = type(vae), comfy.sd.VAE
+    if not issubclass(kind, own) or (kind.decode, kind.encode) != (own.decode, own.encode):
+        return f"{kind.__name__} has a way of its own to decode and encode."
+    if vae.first_stage_model is None:
+        return "it holds no network."
     try:
         network = engine.read_network(vae.first_stage_model)
     except UnknownNetwork as error:
@@ -180,7 +188,7 @@ def told_plan(plan: Plan) -> str:
     """Say what a plan takes."""
     text = f"{plan.peak_bytes // MIB} MiB planned"
     if plan.recomputed:
-        text += f", {plan.recomputed} layers computed twice to keep within"
+        text += f", {plan.recomputed} layers computed twice to save memory"
     return f"{text}." if plan.rest_on is None else f"{text}, part of it in system memory."
 
 

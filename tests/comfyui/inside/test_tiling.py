@@ -243,3 +243,24 @@ def test_a_video_is_decoded_in_comfyui_s_own_tiles(node, run, video_vae):
     assert torch.equal(latent["samples"], theirs["samples"])
     image, said = run(node("VAELabDecode"), samples=latent, vae=video_vae, tiling="exact")
     assert torch.equal(image, pictures) and "ComfyUI's own tiles" in said
+
+
+@pytest.mark.parametrize("tiling", ["auto", "off", "exact"])
+def test_a_vae_without_weights_fails_as_in_core(decode, tiling):
+    import comfy.sd
+
+    empty = comfy.sd.VAE(sd={"nothing": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match="VAE is invalid"):
+        decode({"samples": torch.zeros(1, 4, 8, 8)}, vae=empty, tiling=tiling)
+
+
+def test_a_vae_that_decodes_in_its_own_way_keeps_it(decode, vae, monkeypatch):
+    """Packs derive from ComfyUI's class: exact tiles would pass by what they do."""
+
+    class Brighter(type(vae)):
+        def decode(self, *given):
+            return super().decode(*given) + 1
+
+    monkeypatch.setattr(vae, "__class__", Brighter)
+    image, said = decode({"samples": torch.zeros(1, 4, 8, 8)})
+    assert image.min() >= 1 and "Brighter has a way of its own" in said
