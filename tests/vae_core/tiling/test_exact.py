@@ -1,7 +1,6 @@
 """Exact tiles against diffusers' own untiled decode and encode, over layouts, sizes and strips."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -60,19 +59,6 @@ def test_sizes_down_to_one_cell(both, drawn, size):
     height, width = (4 * side for side in size)
     for more in (0, 1, 3):  # sides that are no multiple of the ratio
         assert_close(both("sd", drawn(1, 3, height + more, width + 3 - more), rows=3), within=2e-4)
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 8, 3), (1, 3, 32, 12)])
-def test_each_result_may_be_computed_again_instead_of_resting(built, drawn, shape):
-    vae, given = built("uneven"), drawn(*shape)
-    network = read_network(vae)
-    plan_of, run = (plan_decode, decode) if shape[1] == 4 else (plan_encode, encode)
-    plan = plan_of(network, shape, torch.float32, 2**40, rows=3)
-    expected = run(network, given, plan)
-    for number, step in enumerate(plan.steps[:-1]):
-        assert step.rests
-        steps = (*plan.steps[:number], replace(step, rests=False), *plan.steps[number + 1 :])
-        assert_close((run(network, given, replace(plan, steps=steps)), expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
