@@ -11,8 +11,10 @@ from torch import Tensor
 from ..vae_core.fit import cut
 from ..vae_core.scaling import NONE, Scaling, describe, same, suspicion, undo_scaling
 from .shared.latent_dict import WINDOW, Latent, read_mark, read_samples
+from .shared.passes import Passes
 from .shared.scaling_choice import chosen_scaling, model_socket, scaling_sockets
 from .shared.schema import node_body, node_schema, result, socket
+from .shared.tiling import AUTO, chosen_tiling, tiling_sockets
 
 NAME = "VAE Decode (Scaled)"
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class VAELabDecode(io.ComfyNode):
                     "How the latent was scaled, where it carries no mark; this is undone."
                 ),
                 model_socket(),
+                *tiling_sockets(),
             ],
             outputs=[
                 result(io.Image, "image", "Pictures [B, H, W, 3] in 0..1."),
@@ -54,18 +57,22 @@ class VAELabDecode(io.ComfyNode):
         custom_scale: float,
         custom_shift: float,
         model: Any | None = None,
+        tiling: str = AUTO,
+        memory_budget: int = 0,
     ) -> io.NodeOutput:
+        passes = Passes(vae, chosen_tiling(tiling, memory_budget))
         latent = checked_for(vae, read_samples(samples, ranks=(3, 4, 5)))
         chosen = chosen_scaling(scaling, custom_scale, custom_shift, model)
         undone = agreed(read_mark(samples), chosen)
-        images = vae.decode(undo_scaling(latent, undone))
+        images = passes.decode(undo_scaling(latent, undone))
         if images.ndim == 5:  # frames of a video join the batch, as in core
             images = images.reshape(-1, *images.shape[-3:])
         window = samples.get(WINDOW)
         doubt = suspicion(latent, is_marked=undone != NONE)
         if doubt:
             log.warning("%s: %s.", NAME, doubt)
-        return io.NodeOutput(cut(images, tuple(window)) if window else images, told(undone, doubt))
+        info = told(undone, doubt, passes.notes)
+        return io.NodeOutput(cut(images, tuple(window)) if window else images, info)
 
 
 def checked_for(vae: Any, latent: Tensor) -> Tensor:
@@ -91,7 +98,7 @@ def agreed(mark: Scaling | None, chosen: Scaling) -> Scaling:
     return mark
 
 
-def told(undone: Scaling, doubt: str | None) -> str:
-    """Say what was undone, and the doubt with its evidence."""
+def told(undone: Scaling, doubt: str | None, notes: list[str]) -> str:
+    """Say what was undone, how it was decoded if not whole, and the doubt with its evidence."""
     line = "raw latent, nothing undone" if undone == NONE else f"undone: {describe(undone)}"
-    return f"{line}\nwarning: {doubt}" if doubt else line
+    return "\n".join([line, *notes, *([f"warning: {doubt}"] if doubt else [])])

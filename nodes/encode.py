@@ -13,9 +13,11 @@ from ..vae_core.fit import Window, covered, describe_window, padded
 from ..vae_core.latents import kl_per_item, sample
 from ..vae_core.scaling import NONE, Scaling, apply_scaling, apply_spread, describe
 from .shared.latent_dict import STD, WINDOW, Latent, checked_seed, chosen, marked
+from .shared.passes import Passes
 from .shared.posterior import Posterior, encode_posterior
 from .shared.scaling_choice import chosen_scaling, model_socket, scaling_sockets
 from .shared.schema import node_body, node_schema, result, seed_socket, socket
+from .shared.tiling import AUTO, chosen_tiling, tiling_sockets
 
 NAME = "VAE Encode (Scaled)"
 MEAN, SAMPLE = "mean (ComfyUI standard)", "sample"
@@ -51,18 +53,22 @@ class VAELabEncode(io.ComfyNode):
         seed: int,
         uneven_size: str,
         model: Any | None = None,
+        tiling: str = AUTO,
+        memory_budget: int = 0,
     ) -> io.NodeOutput:
         units = chosen_scaling(scaling, custom_scale, custom_shift, model)
         pad = chosen(uneven_size, "uneven_size", (CROP, PAD)) == PAD
         sampled = chosen(posterior, "posterior", (MEAN, SAMPLE)) == SAMPLE
+        passes = Passes(vae, chosen_tiling(tiling, memory_budget))
         images = checked_images(pixels, vae)
         fitted, window = fit(images, vae, pad)
-        found = encode_posterior(vae, fitted)
+        found = encode_posterior(passes, fitted)
         raw = drawn(found, seed) if sampled else found.mean
         latent = assembled(raw, found, units, window if pad else None, fitted)
         std = found.std if found.std is not None else torch.full_like(found.mean, math.nan)
         compression = fitted.numel() / raw.numel()
         info = told(images, window, pad, units, found, compression)
+        info = "\n".join([info, *passes.notes])
         spread = marked({"samples": apply_spread(std, units)}, None)
         return io.NodeOutput(latent, spread, mean_kl(found), compression, info)
 
@@ -91,6 +97,7 @@ def inputs() -> list[io.Input]:
             "them off again.",
         ),
         model_socket(),
+        *tiling_sockets(),
     ]
 
 

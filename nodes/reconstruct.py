@@ -16,7 +16,9 @@ from ..vae_core.fit import describe_window
 from .encode import CROP, MEAN, PAD, SAMPLE, checked_images
 from .parts.round_trips import Journey, travel
 from .shared.latent_dict import bounded, checked_number, checked_seed, chosen
+from .shared.passes import Passes
 from .shared.schema import node_body, node_schema, result, seed_socket, socket
+from .shared.tiling import AUTO, chosen_tiling, tiling_sockets
 
 NAME = "VAE Reconstruct"
 MOST_TRIPS = 64
@@ -54,7 +56,10 @@ class VAELabReconstruct(io.ComfyNode):
         seed: int,
         between_trips: str,
         uneven_size: str,
+        tiling: str = AUTO,
+        memory_budget: int = 0,
     ) -> io.NodeOutput:
+        passes = Passes(vae, chosen_tiling(tiling, memory_budget))
         count = int(checked_number(trips, "trips", 1, MOST_TRIPS))
         first = checked_seed(seed)
         images = checked_images(pixels, vae)
@@ -62,7 +67,7 @@ class VAELabReconstruct(io.ComfyNode):
         draw = first if chosen(posterior, "posterior", [MEAN, SAMPLE]) == SAMPLE else None
         pad = chosen(uneven_size, "uneven_size", [CROP, PAD]) == PAD
         between = BETWEEN[chosen(between_trips, "between_trips", list(BETWEEN))]
-        found = travel(images, vae, count, draw, between, pad)
+        found = travel(images, passes, count, draw, between, pad)
         curves = chart(*curves_of(found.trips))
         return io.NodeOutput(
             found.pictures[-1],
@@ -70,7 +75,7 @@ class VAELabReconstruct(io.ComfyNode):
             found.latent,
             mean_psnr(found.trips[0]),
             mean_psnr(found.trips[-1]),
-            told(images, found, draw, between_trips),
+            "\n".join([told(images, found, draw, between_trips), *passes.notes]),
             to_csv(found.trips),
             from_pil(curves).unsqueeze(0),
         )
@@ -114,6 +119,7 @@ def inputs() -> list[io.Input]:
             tooltip="For sides that are no multiple of the VAE's ratio (8 pixels for SD): compare "
             "on the centre crop that ComfyUI makes, or repeat the edges and cut them off again.",
         ),
+        *tiling_sockets(),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from ...vae_core.scaling import NONE
 from ..encode import assembled, drawn, fit
 from ..shared.latent_dict import Latent
 from ..shared.loops import progress
+from ..shared.passes import Passes
 from ..shared.posterior import encode_posterior
 
 
@@ -27,16 +28,17 @@ class Journey(NamedTuple):
 
 def travel(
     images: Tensor,
-    vae: Any,
+    passes: Passes,
     trips: int,
     seed: int | None,
     between: Callable[[Tensor], Tensor],
     pad: bool,
 ) -> Journey:
-    """Send images through the VAE `trips` times; a seed draws from the posterior, None its mean.
+    """Send images through a VAE `trips` times; a seed draws from the posterior, None its mean.
 
     Figures compare the pixels that come back: the centre crop, or all of them when padded.
     """
+    vae = passes.vae
     _, window = fit(images, vae, pad)
     original = images if pad else cut(images, window)
     pictures: list[Tensor] = []
@@ -45,9 +47,9 @@ def travel(
         # the first trip takes the picture as it came: the VAE crops it as it always does
         given = between(pictures[-1]) if pictures else images
         fitted, window_of_trip = fit(given, vae, pad)
-        found = encode_posterior(vae, fitted)
+        found = encode_posterior(passes, fitted)
         raw = found.mean if seed is None else drawn(found, trip_seed(seed, trip))
-        decoded = of_size(vae.decode(raw), fitted)
+        decoded = of_size(passes.decode(raw), fitted)
         current = cut(decoded, window_of_trip) if pad else decoded
         figures.append(measure_trip(original, pictures[-1] if pictures else original, current))
         pictures.append(current)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .passes import Passes
+
 
 class Posterior(NamedTuple):
     """A picture's posterior in raw units, [B, C, h, w]; `std` is None where there is none."""
@@ -18,14 +20,14 @@ class Posterior(NamedTuple):
     why_none: str
 
 
-def encode_posterior(vae: Any, images: Tensor) -> Posterior:
-    """Encode images [B, H, W, 3] in [0, 1] with ComfyUI's own `vae.encode`, and watch its moments.
+def encode_posterior(passes: Passes, images: Tensor) -> Posterior:
+    """Encode images [B, H, W, 3] in [0, 1], and watch the moments.
 
-    The mean is exactly what ComfyUI's VAE Encode gives. The moments are read as they pass, so
-    that memory, offload and batches stay ComfyUI's business.
+    The mean of a whole pass is exactly what ComfyUI's VAE Encode gives. The moments are read as
+    they pass, so that memory, offload and batches stay ComfyUI's business.
     """
-    with _watched(vae) as seen:
-        mean = vae.encode(images)
+    with _watched(passes.vae) as seen:
+        mean = passes.encode(images)
     if not seen:
         return Posterior(mean, None, None, "this kind of VAE has no gaussian posterior")
     moments = torch.cat([part.float() for part in seen])

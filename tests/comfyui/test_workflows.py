@@ -46,14 +46,21 @@ def prompt_of(workflow: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
 
 
 def widgets_of(node: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
-    """Name the values of a node's widgets, which a workflow keeps by position."""
-    entries = described["input"].get("required", {}) | described["input"].get("optional", {})
+    """Name the values of a node's widgets, which a workflow keeps by position.
+
+    Saved before optional widgets were added, it ends before them: they have their defaults.
+    """
+    optional = described["input"].get("optional", {})
+    entries = described["input"].get("required", {}) | optional
     values, found = iter(node.get("widgets_values", [])), {}
     for name, entry in entries.items():
         options = entry[1] if len(entry) > 1 else {}
         if not (isinstance(entry[0], list) or entry[0] in WIDGETS) or options.get("forceInput"):
             continue
-        found[name] = next(values)
+        value = next(values, None)
+        if value is None and name in optional:
+            break
+        found[name] = value
         if options.get("control_after_generate"):
             assert next(values) == "fixed"
     left = list(values)  # LoadImage's upload button, what Preview Any showed
