@@ -22,6 +22,7 @@ from trainer.comparison import NO_LPIPS, SMALLEST, check_request, compare_vaes
 from trainer.errors import UserError, sentence
 from trainer.photos.face_finder import DOWNLOAD
 from trainer.training.interrupts import Interrupted, Interrupts
+from trainer.vae.tiles import LARGE
 from vae_core.checkpoint import CheckpointError
 from vae_core.families import FAMILIES
 from vae_core.lpips import NETS
@@ -70,7 +71,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_side,
         default=512,
         metavar="PX",
-        help="short side that photos are reduced to (default 512)",
+        help="short side that photos are reduced to (default 512); those of "
+        f"{LARGE} px and more on the long side go through an AutoencoderKL in exact tiles",
     )
     add(
         "--lpips-net",

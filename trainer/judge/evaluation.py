@@ -1,7 +1,8 @@
 """Score how a VAE reconstructs whole photos: PSNR, SSIM, LPIPS, colour, sharpness, regions.
 
-Every photo goes alone (sizes differ) through the posterior's mode, in float32; the prediction is
-clamped and rounded to 8 bits before anything is measured, as that is what is saved.
+Every photo goes alone (sizes differ) through the posterior's mode, in float32, large ones in exact
+tiles; the prediction is clamped and rounded to 8 bits before anything is measured, as that is what
+is saved.
 Shapes: `x` prediction and `y` photo are [1, C, H, W] in [0, 1]; C is 3, or 1 for a VAE of grey.
 """
 
@@ -21,7 +22,8 @@ from trainer.judge.scores import PhotoScore, summarise
 from trainer.photos.boxes import Box, clip
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import SkippedPhoto
-from trainer.vae.autoencoder import decode, encode, image_channels, ratio
+from trainer.vae.autoencoder import image_channels, ratio
+from trainer.vae.tiles import round_trip
 from vae_core.compare.figures import PATCH
 from vae_core.images import centre_crop_box, from_bytes, to_unit
 from vae_core.metrics import WINDOW, channel_mean_error, psnr, ssim_map
@@ -86,7 +88,7 @@ def multiple_for(vae: nn.Module) -> int:
 def reconstruct(vae: nn.Module, photo: np.ndarray, device: torch.device | str) -> Tensor:
     """Encode and decode uint8 [H, W, 3] by the posterior's mode -> [1, C, H, W] of 8-bit values."""
     pixels = as_pixels(vae, photo).to(device)
-    return to_unit(decode(vae, encode(vae, pixels).mean))
+    return to_unit(round_trip(vae, pixels))
 
 
 def as_pixels(vae: nn.Module, photo: np.ndarray) -> Tensor:

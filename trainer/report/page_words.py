@@ -7,6 +7,7 @@ from trainer.judge.bootstrap import FEWEST, LEVEL, RESAMPLES, SEED
 from trainer.judge.sheets import CANVAS, ENOUGH, FACE_HEIGHT
 from trainer.report.escape import Markup, element
 from trainer.report.figures import GROUP_TITLES, Report, number
+from trainer.vae.tiles import LARGE
 
 SHEETS = (
     f"Where a set shows fewer than {ENOUGH} small faces, its photos with faces are reduced (never "
@@ -113,7 +114,9 @@ def method(report: Report) -> Markup:
         "Photos": f"Reduced (never enlarged), antialiased, to {report['eval_resolution']} px on "
         "the short side, cropped around the centre to multiples of 8 px, and seen whole.",
         "Reconstruction": "Encoded and decoded in float32, one photo at a time, through the "
-        "posterior's mode; clamped and rounded to 8 bits before anything is measured.",
+        "posterior's mode; clamped and rounded to 8 bits before anything is measured. Photos of "
+        f"{LARGE} px and more on the long side go through an AutoencoderKL in exact tiles: the "
+        "same picture, in less memory.",
         "PSNR": "10 log10(1 / mean squared error) on [0, 1], per photo, then the mean over the "
         "photos; higher is better.",
         "SSIM": "Wang et al. (2004): 11-tap gaussian window, sigma 1.5, data range 1, per channel; "

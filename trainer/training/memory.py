@@ -28,14 +28,13 @@ from trainer.vae.autoencoder import (
     DECODER_PREFIXES,
     Posterior,
     build,
-    decode,
-    encode,
     image_channels,
     is_tiny,
     latent_channels,
     ratio,
 )
 from trainer.vae.fused import keep_activations
+from trainer.vae.tiles import plan_tiles, round_trip
 
 T = TypeVar("T")
 FLOAT32 = 4  # bytes
@@ -286,13 +285,17 @@ def _forward(config: TrainConfig, step: TrainStep, inputs: tuple[Any, ...]) -> T
 def _count_measuring(
     config: TrainConfig, vae: nn.Module, perceptual: Perceptual | None, device: torch.device
 ) -> int:
-    """Count the most that encoding, decoding and comparing one photo of 3:2 holds at a time."""
+    """Count the most that encoding, decoding and comparing one photo of 3:2 holds at a time.
+
+    For a photo that goes in tiles their plan tells, which is what then runs.
+    """
     short, long = (
         int(scale * config.eval_resolution) // ratio(vae) * ratio(vae) for scale in (1, LONG_SIDE)
     )
     with LiveBytes() as live:
         pixels = torch.empty(1, image_channels(vae), short, long, device=device)
-        output = decode(vae, encode(vae, pixels).mean)
+        tiles, held = plan_tiles(vae, pixels.shape, pixels.dtype), live.now
+        output = torch.empty_like(pixels) if tiles else round_trip(vae, pixels)
         if perceptual is not None:
             perceptual.distance(output, pixels)
-    return live.peak
+    return max(live.peak, held + tiles.peak_bytes) if tiles else live.peak
