@@ -56,6 +56,9 @@ class _Counting:
         self.sweeps: list[Sweep] = []
         self._choice = choice
         self._made: dict[Resting, int] = {}  # which sweep made a store
+        # strips in memory while statistics are gathered: it and its distance from the mean, which
+        # are in float32 also where the strip is in half precision, and folding is for float32
+        self._gathering = 2 if choice.folds else 5
 
     def reading(self, store: Resting, channels: int, width: int) -> Flow:
         """A flow that can only be counted."""
@@ -67,7 +70,8 @@ class _Counting:
             return flow
         number = len(self.sweeps)
         rests = must_rest or number not in self._choice.recomputed
-        self._add(flow, flow.row * flow.height if rests else 0, not must_rest, give_up and rests)
+        made = flow.row * flow.height if rests else 0
+        self._add(flow, made, not must_rest, give_up and rests, gathers=True)
         if rests:
             store = Resting(flow.height, flow.row)
             self._made[store] = number
@@ -76,13 +80,14 @@ class _Counting:
 
     def last(self, flow: Flow) -> None:
         """Count the sweep that gives the result; the result itself is counted elsewhere."""
-        self._add(flow, 0, False, True)
+        self._add(flow, 0, False, True, gathers=False)
 
-    def _add(self, flow: Flow, made: int, may_pass: bool, give_up: bool) -> None:
+    def _add(self, flow: Flow, made: int, may_pass: bool, give_up: bool, *, gathers: bool) -> None:
         before = sum(store.row * store.height for store in flow.sources)
         rows = min(flow.height, self._choice.rows or max(1, self._choice.strip // flow.widest))
         need = flow.need(rows)
-        moments = 2 * flow.channels * -(-flow.height // rows)
+        moments = 3 * flow.channels * -(-flow.height // rows)
+        peak = need.peak if not gathers else max(need.peak, self._gathering * flow.row * rows)
         self.sweeps.append(
             Sweep(
                 rows=rows,
@@ -90,7 +95,7 @@ class _Counting:
                 may_pass=may_pass,
                 made=made,
                 resting=max(before, made) if give_up else before + made,
-                work=need.held + need.peak + moments,
+                work=need.held + peak + moments,
                 macs=flow.macs,
                 read=tuple(self._made[store] for store in flow.sources if store in self._made),
             )
