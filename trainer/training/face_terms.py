@@ -17,8 +17,8 @@ from vae_core.compare.squares import Square, square_around
 
 SOFTNESS = 0.08  # of a face's side: over this length the weight rises by the logistic function
 # Of one crop that are seen at a time: a grid of small faces holds up to 16, and each window costs
-# LPIPS of 128 x 128 pixels. Which ones is drawn anew for every crop. With 12, small faces gained
-# more in both figures than with 4 (docs/results.md).
+# LPIPS of 128 x 128 pixels. Which ones is drawn anew for every crop. With 12, and windows
+# around larger faces too, faces gained more than with 4 around small ones (docs/results.md).
 MOST_WINDOWS = 12
 
 Boxes = Sequence[Sequence[Box]]

@@ -110,7 +110,8 @@ def upsampled(x: Flow, conv: nn.Conv2d, *, folds: bool) -> Flow:
     folding = 20 * channels * x.channels if folds else 0  # 9 as they are, 6 and 5 on the way
 
     def open(rows: int, give_up: bool) -> Strips:
-        return streams.upsampled(x.open(max(1, rows // 2), give_up), conv, x.height)
+        below = x.open(max(1, rows // 2), give_up)
+        return streams.upsampled(below, conv, x.height, folds=folds)
 
     def need(rows: int) -> Need:
         below = max(1, rows // 2)

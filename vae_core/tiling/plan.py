@@ -123,10 +123,11 @@ def _plan(
     rows: int | None,
     rest_on: torch.device | None,
 ) -> Plan:
+    folds = dtype == torch.float32  # summed weights would be rounded in half precision
     least = []
-    for choice in _choices(program, rows, folds=dtype == torch.float32):
+    for choice in _choices(program, rows, folds=folds):
         plans = [
-            _as_plan(sweeps, shape, out_shape, dtype, choice.folds, budget, rest_on)
+            _as_plan(sweeps, shape, out_shape, dtype, folds, budget, rest_on)
             for sweeps, out_shape in _rising(program, shape, choice)
         ]
         if budget is None:

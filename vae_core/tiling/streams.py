@@ -96,24 +96,22 @@ def downsampled(strips: Strips, conv: nn.Conv2d, height: int) -> Strips:
         yield F.conv2d(found.pop(), *kept, stride=2)
 
 
-def upsampled(strips: Strips, conv: nn.Conv2d, height: int) -> Strips:
-    """Every pixel 2 x 2, then 3 x 3 with one zero pixel around; in float32 without the doubling.
+def upsampled(strips: Strips, conv: nn.Conv2d, height: int, *, folds: bool) -> Strips:
+    """Every pixel 2 x 2, then 3 x 3 with one zero pixel around.
 
     Of the nine pixels under the kernel only four differ: each of the four pixels that one becomes
-    is a 2 x 2 convolution whose weights are sums of the nine, at 4/9 of the work. In half precision
-    these sums would be rounded, which the untiled pass does not do, so there it doubles.
+    is a 2 x 2 convolution whose weights are sums of the nine, at 4/9 of the work. So it is done
+    where `folds` is set; else pixels are doubled.
     """
     kept: list[Tensor] | None = None
     bias: Tensor | None = None
     for found in windows(strips, height, sides=(1, 1)):
         if kept is None:
             weight, bias = parameters(conv, found[0])
-            kept = folded(weight) if found[0].dtype == torch.float32 else [weight]
+            kept = folded(weight) if folds else [weight]
             del weight
-        if len(kept) == 1:
-            yield _doubled(found.pop(), kept[0], bias)
-        else:
-            yield _interleaved(found.pop(), kept, bias)
+        larger = _interleaved if folds else _doubled
+        yield larger(found.pop(), kept, bias)
 
 
 def folded(weight: Tensor) -> list[Tensor]:
@@ -143,8 +141,9 @@ def _interleaved(window: Tensor, kernels: list[Tensor], bias: Tensor | None) -> 
     return out
 
 
-def _doubled(window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _doubled(window: Tensor, kernels: list[Tensor], bias: Tensor | None) -> Tensor:
     """As the untiled pass does it; of the doubled halo one row and column a side is needed."""
+    [weight] = kernels
     larger = window.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, 1:-1, 1:-1]
     return F.conv2d(larger.contiguous(memory_format=torch.channels_last), weight, bias)
 
