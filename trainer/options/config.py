@@ -151,6 +151,27 @@ class TrainConfig:
         also=("beta",),
     )
 
+    teacher: str | None = _loss(
+        None,
+        "VAE whose latents this one is taught, given like --vae: TAESD, say, for a light VAE of "
+        "SD1's latent space; it stays as it is",
+        recipe=False,
+    )
+    teacher_weight: float = _loss(
+        0.0,
+        "weight of the squared difference between the posterior's mean and the teacher's latent, "
+        "at the scale of a diffusion model; averaged over latent channels, height, width and "
+        "batch; trains the encoder, so it needs --trainable all",
+        at_least=0,
+    )
+    teacher_share: float = _loss(
+        0.0,
+        "share of each batch that is decoded from the teacher's latents instead of its own, so "
+        "that latents of other encoders decode as well",
+        at_least=0,
+        at_most=1,
+    )
+
     resolution: int = _photos(
         256,
         "side of the square crops, in pixels; smaller photos are skipped, never enlarged",

@@ -22,6 +22,7 @@ def check_together(config: TrainConfig) -> None:
     _check_loss(config)
     _check_window(config)
     _check_gan(config)
+    _check_teacher(config)
     _check_cache(config)
     _check_faces(config)
     _check_guard(config)
@@ -57,7 +58,13 @@ def _check_warmup(config: TrainConfig) -> None:
 
 
 def _check_loss(config: TrainConfig) -> None:
-    terms = (config.rec_weight, config.uses_perceptual, config.hf_weight, config.uses_kl)
+    terms = (
+        config.rec_weight,
+        config.uses_perceptual,
+        config.hf_weight,
+        config.uses_kl,
+        config.teacher_weight,
+    )
     if not any(terms):
         raise UserError(
             "Expected a loss that trains something, but --rec-weight and --lpips-weight are both "
@@ -104,6 +111,25 @@ def _check_gan(config: TrainConfig) -> None:
         raise UserError(
             "Expected another term beside --gan-weight, whose strength is measured by it, but "
             "--rec-weight, --lpips-weight and --hf-weight are all 0: give one of them a weight."
+        )
+
+
+def _check_teacher(config: TrainConfig) -> None:
+    used = config.teacher_weight or config.teacher_share
+    if used and config.teacher is None:
+        raise UserError(
+            "Expected --teacher together with --teacher-weight or --teacher-share, but it is not "
+            "given: name a VAE to learn from, or drop the other."
+        )
+    if config.teacher is not None and not used:
+        raise UserError(
+            "Expected --teacher-weight or --teacher-share above 0 together with --teacher, but "
+            "both are 0: give one of them, or drop --teacher."
+        )
+    if config.teacher_weight and not config.trains_encoder:
+        raise UserError(
+            "Expected --trainable all together with --teacher-weight, but got --trainable "
+            f"{config.trainable}: the term trains the encoder, so drop one of the two."
         )
 
 

@@ -20,6 +20,7 @@ from trainer.training.face_terms import (
     resample,
 )
 from trainer.training.high_frequency import detail_distance
+from trainer.training.teacher import Teacher, mixed
 from trainer.training.windows import corners, cut
 from trainer.vae.autoencoder import Posterior, decode, encode
 from vae_core.latents import kl_per_item, sample
@@ -95,11 +96,15 @@ class TrainStep(nn.Module):
         face_lpips_weight: float = 0.0,
         hf_weight: float = 0.0,
         adversary: Adversary | None = None,
+        teacher: Teacher | None = None,
+        teacher_weight: float = 0.0,
+        teacher_share: float = 0.0,
     ) -> None:
         """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None.
 
         `lpips_crop`: side of the random window that LPIPS sees of each crop; 0: all of it.
-        `adversary`: a discriminator, with its weight; no parameter of this module.
+        `adversary`: a discriminator, with its weight; no parameter of this module. `teacher`: a
+        VAE whose latents the mean is drawn to and a share of each batch is decoded from.
         """
         super().__init__()
         if (lpips_weight or face_lpips_weight) and perceptual is None:
@@ -116,6 +121,8 @@ class TrainStep(nn.Module):
         self.face_lpips_weight = face_lpips_weight
         self.hf_weight = hf_weight
         self.adversary = adversary
+        self.teacher, self.teacher_weight = teacher, teacher_weight
+        self.teacher_share = teacher_share
 
     def forward(
         self,
@@ -131,13 +138,14 @@ class TrainStep(nn.Module):
 
         "loss" is what to minimise, weighted; the parts stand beside it unweighted: "rec", "lpips"
         ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "face_lpips"
-        ("face_distance" likewise), "hf", "kl" and "kl_per_element" (absent without a posterior),
-        and what the adversary adds once it is at work. With a frozen encoder KL has no gradient
-        and is left out of the loss.
+        ("face_distance" likewise), "hf", "teacher", "kl" and "kl_per_element" (absent
+        without a posterior), and what the adversary adds once it is at work. With a frozen encoder
+        KL has no gradient and is left out of the loss.
         """
         posterior = self._encode(pixels) if posterior is None else _in_float32(posterior)
-        output = decode(self.vae, _draw(posterior, noise)).float()
-        parts = self._reconstruction(output, pixels, noise, faces)
+        latent, taught = self._taught(posterior, pixels, _draw(posterior, noise))
+        output = decode(self.vae, latent).float()
+        parts = self._reconstruction(output, pixels, noise, faces) | taught
         loss = sum(weight * part for weight, part in parts.values())
         scalars = {name: part for name, (_, part) in parts.items()}
         if self.adversary is not None and self.adversary.learns:
@@ -153,6 +161,17 @@ class TrainStep(nn.Module):
     def _encode(self, pixels: Tensor) -> Posterior:
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             return encode(self.vae, pixels)
+
+    def _taught(
+        self, posterior: Posterior, pixels: Tensor, latent: Tensor
+    ) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
+        """Give the latent to decode, some of it the teacher's, and the distance to the teacher."""
+        if self.teacher is None:
+            return latent, {}
+        theirs = self.teacher.latents(pixels)
+        apart = self.teacher.distance(posterior.mean, theirs)
+        parts = {"teacher": (self.teacher_weight, apart)} if self.teacher_weight else {}
+        return mixed(latent, theirs, self.teacher_share), parts
 
     def _reconstruction(
         self, output: Tensor, pixels: Tensor, noise: Tensor, faces: Boxes | None

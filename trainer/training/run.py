@@ -27,6 +27,7 @@ from trainer.training.losses import TrainStep
 from trainer.training.metrics_log import MetricsLog
 from trainer.training.optimizer import make_optimizer
 from trainer.training.run_folder import RunFolder
+from trainer.training.teacher import Teacher
 from trainer.vae.autoencoder import image_channels, latent_channels, ratio, trainable_names
 from trainer.vae.base import Base
 from trainer.vae.fused import keep_activations
@@ -164,6 +165,7 @@ def make_step(
     vae: nn.Module,
     perceptual: Perceptual | None,
     adversary: Adversary | None,
+    teacher: Teacher | None = None,
 ) -> TrainStep:
     """Build the module that computes a run's steps."""
     return TrainStep(
@@ -179,6 +181,9 @@ def make_step(
         face_lpips_weight=config.face_lpips_weight,
         hf_weight=config.hf_weight,
         adversary=adversary,
+        teacher=teacher,
+        teacher_weight=config.teacher_weight,
+        teacher_share=config.teacher_share,
     )
 
 
@@ -190,6 +195,7 @@ def make_run(
     perceptual: Perceptual | None,
     folder: RunFolder,
     interrupts: Interrupts,
+    teacher: Teacher | None = None,
 ) -> Run:
     """Put the parts together: freeze, wrap, optimizer over float32 masters, average."""
     reference = copy.deepcopy(base.vae).requires_grad_(False)
@@ -201,7 +207,7 @@ def make_run(
     if config.compile:
         compile_decoder(vae, accelerator.device)
     adversary = make_adversary(config, vae, accelerator.device)
-    module = make_step(config, vae, perceptual, adversary)
+    module = make_step(config, vae, perceptual, adversary, teacher)
     trained = {name: p for name, p in vae.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(config, trained.values())
     module, optimizer = accelerator.prepare(module, optimizer)

@@ -31,6 +31,7 @@ from trainer.training.setup import (
     open_all_photos,
     open_base,
     open_perceptual,
+    open_teacher,
     start_trackers,
 )
 from trainer.training.start_text import check_crops
@@ -64,6 +65,7 @@ def _prepare(
     perceptual = open_perceptual(config, accelerator, base)
     weights = config.face_recognizer_weights, config.face_detector_weights
     identity = main_first(accelerator, lambda: open_identity(*weights))
+    teacher = open_teacher(config, accelerator, base)
     photos = open_all_photos(config, accelerator, interrupts)
     plan = Plan(config, base, photos, perceptual, accelerator.num_processes, accelerator.device)
     if config.activation_memory == AUTO:
@@ -73,7 +75,7 @@ def _prepare(
     if auto:
         check_crops(config, base, perceptual)
         plan = _with_batch(plan, choose_batch_size(plan, accelerator))
-    run = make_run(plan.config, accelerator, base, photos, perceptual, folder, interrupts)
+    run = make_run(plan.config, accelerator, base, photos, perceptual, folder, interrupts, teacher)
     run.identity = identity
     if auto and not config.dry_run:
         counted = Choice(plan.config.batch_size, plan.batch_found)

@@ -25,6 +25,7 @@ from trainer.photos.streaming import PhotoStream
 from trainer.training.distributed import hold_group, main_first, on_all, on_main
 from trainer.training.interrupts import Interrupts, launched
 from trainer.training.run import Photos
+from trainer.training.teacher import Teacher, make_teacher
 from trainer.training.ticks import ticks
 from trainer.vae.base import Base, load_base
 
@@ -220,6 +221,14 @@ def open_perceptual(config: TrainConfig, accelerator: Accelerator, base: Base) -
             required=config.uses_perceptual,
         ),
     )
+
+
+def open_teacher(config: TrainConfig, accelerator: Accelerator, student: Base) -> Teacher | None:
+    """Load the VAE of --teacher onto the device; None without one."""
+    if config.teacher is None:
+        return None
+    base = main_first(accelerator, lambda: load_base(resolve_vae(config.teacher)))
+    return make_teacher(base, student, accelerator.device)
 
 
 def start_trackers(config: TrainConfig, accelerator: Accelerator, options: dict[str, Any]) -> None:

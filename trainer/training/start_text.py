@@ -23,6 +23,7 @@ from trainer.training.guard import PATIENCE
 from trainer.training.losses import describe_reductions
 from trainer.training.memory import planned_model
 from trainer.training.run import Photos
+from trainer.training.teacher import in_words as teacher_in_words
 from trainer.vae.autoencoder import is_tiny, ratio
 from trainer.vae.base import Base
 
@@ -195,6 +196,7 @@ def _optional_terms(config: TrainConfig, perceptual: Perceptual | None) -> list[
     distance = perceptual.name if perceptual else "lpips"
     terms = face_terms.in_words(config.face_weight, config.face_lpips_weight, distance)
     terms += [high_frequency.in_words(config.hf_weight)] if config.hf_weight else []
+    terms += teacher_in_words(config)
     return terms + ([adversary.in_words(config)] if config.gan_weight else [])
 
 
