@@ -32,8 +32,8 @@ def test_a_paler_space_correlates_and_its_slope_tells(tiny_base, paler, photo_fo
     assert same["psnr"].value == pytest.approx(same[theirs].value)
     half = row(f"half={paler}", options, photos)
     assert half["correlation"] == pytest.approx(1) and half["slope"] == pytest.approx(0.5)
-    assert half["psnr"].value == pytest.approx(same["psnr"].value, abs=0.01)
-    assert half[theirs].value != pytest.approx(half["psnr"].value, abs=0.1)
+    assert half["psnr"].value == pytest.approx(same["psnr"].value, abs=0.001)
+    assert half[theirs].value != pytest.approx(half["psnr"].value, abs=0.005)
 
 
 def test_correlation_and_slope_are_numpys():
