@@ -69,8 +69,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, required=True, help="a photo")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--side", type=int, default=1024, help="pixels: the photo's centre square")
-    parser.add_argument("--gain", type=float, default=20, help="by which differences are enlarged")
-    parser.add_argument("--trips", type=int, default=10)
+    parser.add_argument("--gain", type=float, default=10, help="by which differences are enlarged")
+    parser.add_argument("--trips", type=int, default=10, help="round trips; 0: only decode")
     add_outputs(parser)
     return parser.parse_args()
 
@@ -144,15 +144,12 @@ def largest_shift(difference: Tensor) -> float:
 def sheet(photo: Tensor, decoded: dict[str, Tensor], gain: float) -> Image.Image:
     """Lay what was decoded side by side, and the differences to the whole pass beneath."""
     truth = decoded[WHOLE]
-    cells, words = [], []
-    for name, images in decoded.items():
-        cells.append(small(images[0]))
-        words.append(name)
+    cells, words = [small(images[0]) for images in decoded.values()], list(decoded)
     for name, images in decoded.items():
         whole = name == WHOLE
         cells.append(small(photo[0] if whole else difference(images, truth, gain)))
         shift = in_levels(images - truth)
-        words.append("the photo" if whole else f"grey + {gain:g} x error; {shift}")
+        words.append("the photo" if whole else f"grey + {gain:g} x error, mean {shift}")
     return grid(cells, len(decoded), words)
 
 
