@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from benchmarks.node_overhead import load, run
 from benchmarks.results import add_outputs, hand_over
 from vae_core.compare.diff import signed
 from vae_core.drawn.drawing import from_pil, grid, to_pil
@@ -51,7 +50,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     options.output = options.output.resolve()  # ComfyUI is entered as the working folder
     with torch.inference_mode():
-        ways = ways_of(*load(options.comfyui.resolve()))
+        ways = ways_of(options.comfyui.resolve())
         latent = ways[WHOLE].encode(photo)
         decoded = {name: way.decode(latent) for name, way in ways.items()}
         sheet(photo, decoded, options.gain).save(options.output / "tiles.jpg", quality=85)
@@ -82,8 +81,11 @@ def opened(path: Path, side: int) -> Tensor:
     return from_pil(fitted).unsqueeze(0)
 
 
-def ways_of(known: dict[str, type], vae: Any) -> dict[str, Way]:
-    """List the ways through a VAE, with the sizes that ComfyUI's nodes begin with."""
+def ways_of(comfyui: Path) -> dict[str, Way]:
+    """List the ways through the bundled VAE, with the sizes that ComfyUI's nodes begin with."""
+    from benchmarks.node_overhead import load, run  # which makes ready for ComfyUI
+
+    known, vae = load(comfyui)
     encode, decode = known["VAEEncodeTiled"]().encode, known["VAEDecodeTiled"]().decode
     exact = {"vae": vae, "tiling": "exact"}
     return {
