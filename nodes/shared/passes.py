@@ -6,32 +6,33 @@ Models are loaded, moved and cast by ComfyUI's own management, as in its `VAE.de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from functools import partial
-from typing import Any, Literal
+from math import ceil
+from typing import Any
 
 import comfy.model_management as management
 import comfy.sd
-import torch
 from torch import Tensor
 
 from ...vae_core import tiling as engine
 from ...vae_core.tiling import Network, Plan, UnknownNetwork
+from .exact_pass import (
+    PLANS,
+    elsewhere,
+    fitting,
+    free_bytes,
+    least_plan,
+    out_of_memory,
+    tiled_or_none,
+    told_plan,
+)
 from .host_tiles import decode_in_tiles, encode_in_tiles
-from .loops import strips
 from .tiling import AUTO, MIB, OFF, Tiling
+from .whole_pass import Step, keeps_scores, whole_or_none
 
-Step = Literal["decode", "encode"]
-
-ROWS = 256
-USABLE = 0.9  # of what is free: kernels want workspace of their own
-PLANS = {"decode": engine.plan_decode, "encode": engine.plan_encode}
 HOST_TILES = {"decode": decode_in_tiles, "encode": encode_in_tiles}
-
-
-class NoRoom(MemoryError):
-    """A whole pass that ran out of memory."""
+log = logging.getLogger(__name__)
 
 
 class Passes:
@@ -68,8 +69,25 @@ class Passes:
             management.soft_empty_cache()
             ran_out, why = True, "the whole pass ran out of memory"
         plan = self._plan(step, network, shape, thrifty=ran_out)
+        return self._tiled(step, network, given, plan, why)
+
+    def _tiled(self, step: Step, network: Network, given: Tensor, plan: Plan, why: str) -> Tensor:
+        """In exact tiles; again with the least memory where they ran out of it."""
+        found = tiled_or_none(self.vae, step, network, given, plan)
+        if found is None:
+            management.soft_empty_cache()
+            least = least_plan(self.vae, step, network, plan)
+            less = least.budget_bytes < plan.budget_bytes
+            if self._tiling.budget or not less:
+                raise out_of_memory(self.vae, plan, less=less)
+            ran_out = f"tiles of {plan.peak_bytes // MIB} MiB ran out of memory"
+            log.warning("%s: %s, trying %d MiB.", step, ran_out, least.peak_bytes // MIB)
+            plan, why = least, f"{why}; {ran_out}"
+            found = tiled_or_none(self.vae, step, network, given, plan)
+        if found is None:
+            raise out_of_memory(self.vae, plan)
         self._note(f"{step}d in exact tiles ({why}), {told_plan(plan)}")
-        return EXACTLY[step](self.vae, network, given, plan)
+        return found
 
     def _left_to_the_host(self, step: Step, given: Tensor, reason: str) -> Tensor:
         if self._tiling.choice == AUTO:
@@ -82,7 +100,7 @@ class Passes:
         """Say why a whole pass would not fit; nothing where it would."""
         one = (1, *shape[1:])  # ComfyUI splits a batch by what is free, but by no budget
         batch = shape if self._tiling.budget else one
-        need = engine.untiled_bytes(network, batch, self.vae.vae_dtype, step)
+        need = engine.untiled_bytes(network, batch, self.vae.vae_dtype, step, scores=keeps_scores())
         room = self._room(need)
         if need <= room:
             return ""
@@ -107,11 +125,14 @@ class Passes:
         if (thrifty or not self._tiling.budget) and sparing.budget_bytes <= limit:
             return sparing
         try:
-            return plan(limit)
-        except engine.TooLittleMemory:
-            if torch.device(self.vae.device).type == "cpu":
+            return fitting(plan, limit, elsewhere(self.vae))
+        except engine.TooLittleMemory as error:
+            if limit == self._tiling.budget:
                 raise
-            return plan(limit, rest_on=torch.device("cpu"))
+            raise ValueError(
+                f"expected at least {ceil(error.least / MIB)} MiB of free memory for a picture of "
+                f"this size, got {limit // MIB} MiB: end other programs, or take a smaller picture."
+            ) from None
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
@@ -134,78 +155,3 @@ def known_network(vae: Any, given: Tensor) -> Network | str:
     if network.ratio != vae.spacial_compression_decode():
         return f"its network has the ratio {network.ratio}, ComfyUI gives it another."
     return network
-
-
-def free_bytes(vae: Any, wanted: int) -> int:
-    """Load the VAE as ComfyUI does, others making way for `wanted` bytes; say what is then free."""
-    whole = getattr(vae, "disable_offload", False)
-    management.load_models_gpu([vae.patcher], memory_required=wanted, force_full_load=whole)
-    return int(USABLE * management.get_free_memory(vae.device))
-
-
-def whole_or_none(vae: Any, step: Step, given: Tensor) -> Tensor | None:
-    """ComfyUI's own whole pass; None where it ran out of memory, instead of ComfyUI's tiles."""
-    try:
-        with without_tiles(vae.first_stage_model, step):
-            return getattr(vae, step)(given)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-    return None
-
-
-@contextmanager
-def without_tiles(model: torch.nn.Module, step: Step) -> Iterator[None]:
-    """Let a pass that runs out of memory raise NoRoom, which ComfyUI does not answer with tiles."""
-    own, before = getattr(model, step), vars(model).get(step)
-
-    def watched(*given: Any, **options: Any) -> Tensor:
-        try:
-            return own(*given, **options)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        raise NoRoom  # out of the handler, which keeps all tensors of the pass alive
-
-    setattr(model, step, watched)
-    try:
-        yield
-    finally:
-        delattr(model, step)
-        if before is not None:
-            setattr(model, step, before)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a device or in the system."""
-    if isinstance(error, (management.OOM_EXCEPTION, MemoryError)):
-        return True
-    said = str(error).lower()
-    return "out of memory" in said or "can't allocate memory" in said
-
-
-def told_plan(plan: Plan) -> str:
-    """Say what a plan takes."""
-    text = f"{plan.peak_bytes // MIB} MiB planned"
-    if plan.recomputed:
-        text += f", {plan.recomputed} layers computed twice to save memory"
-    return f"{text}." if plan.rest_on is None else f"{text}, part of it in system memory."
-
-
-def decode_exactly(vae: Any, network: Network, latent: Tensor, plan: Plan) -> Tensor:
-    """What `VAE.decode` does around its network, around the same network in strips."""
-    given = latent.to(vae.vae_dtype).to(vae.device)
-    out = engine.decode(network, given, plan, strips()).to(vae.output_device).float()
-    for rows in out.split(ROWS, 2):  # of a whole picture it would make copies
-        rows.copy_(vae.process_output(rows))
-    return out.movedim(1, -1)
-
-
-def encode_exactly(vae: Any, network: Network, images: Tensor, plan: Plan) -> Tensor:
-    """What `VAE.encode` does around its network; moments pass the model's own regularization."""
-    pixels = vae.process_input(images.movedim(-1, 1)).to(vae.vae_dtype).to(vae.device)
-    moments = engine.encode(network, pixels, plan, strips())
-    return vae.first_stage_model.regularization(moments)[0].to(vae.output_device).float()
-
-
-EXACTLY = {"decode": decode_exactly, "encode": encode_exactly}

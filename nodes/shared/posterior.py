@@ -30,7 +30,8 @@ def encode_posterior(passes: Passes, images: Tensor) -> Posterior:
         mean = passes.encode(images)
     if not seen:
         return Posterior(mean, None, None, "this kind of VAE has no gaussian posterior")
-    moments = torch.cat([part.float() for part in seen])
+    # a whole pass that ran out of memory half way has left some before those of the tiles
+    moments = torch.cat([part.float() for part in seen])[-len(mean) :]
     if moments.shape[1] != 2 * mean.shape[1] or moments.shape[2:] != mean.shape[2:]:
         return Posterior(mean, None, None, "the picture was encoded in tiles, for want of memory")
     # the clamp is the LDM code's own: beyond it σ is not what the VAE was trained with

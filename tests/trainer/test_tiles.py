@@ -43,6 +43,12 @@ def whole() -> Iterator[list[str]]:
     handle.remove()
 
 
+@pytest.fixture(autouse=True)
+def low_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips as low as those of wide layers: narrow ones too need several for a small photo."""
+    monkeypatch.setattr("vae_core.tiling.plan.STRIP", 2**14)
+
+
 @pytest.fixture
 def panoramas(tmp_path: Path) -> Path:
     """A real photo of 2,000 x 104 px: large, and quickly measured."""
@@ -114,15 +120,18 @@ def test_a_decoder_with_adapters_takes_it_whole(tiny_vae: AutoencoderKL) -> None
     assert tiles.plan_tiles(tiny_vae, shape, torch.float32) is None
 
 
-def test_the_plan_tells_what_a_large_photo_takes(
-    tiny_vae: AutoencoderKL, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiles, "LARGE", 96)
-    pixels = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+def test_the_plan_tells_what_a_large_photo_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips of single rows leave the plan little to be generous with: all it counts is seen."""
+    monkeypatch.setattr(tiles, "LARGE", 1)
+    monkeypatch.setattr("vae_core.tiling.plan.STRIP", 2**12)
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2}
+    kinds |= {"up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = AutoencoderKL(block_out_channels=(32, 32), latent_channels=16, **kinds)
+    pixels = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     with LiveBytes() as live:
-        tiles.round_trip(tiny_vae, pixels)
-    plan = tiles.plan_tiles(tiny_vae, pixels.shape, pixels.dtype)
-    assert 0.7 < live.peak / plan.peak_bytes < 1.02  # 0.84; few pixels are planned generously
+        tiles.round_trip(vae.requires_grad_(False), pixels)
+    plan = tiles.plan_tiles(vae, pixels.shape, pixels.dtype)
+    assert 0.9 < live.peak / plan.peak_bytes < 1.02  # 0.98; without the moments it would be 1.07
 
 
 def test_the_forecast_counts_tiles_where_evaluation_takes_them(

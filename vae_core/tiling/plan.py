@@ -22,12 +22,17 @@ SPARE = 1.25  # multiplications that saving memory may cost where no budget is g
 
 
 class TooLittleMemory(ValueError):
-    """A budget that no plan keeps within; `least` are the bytes that are enough."""
+    """A budget that no plan keeps within; `least` are the bytes that are enough.
 
-    def __init__(self, least: int, budget: int) -> None:
+    With `rows`, that many rows to a strip were asked for, and other strips may do with less.
+    """
+
+    def __init__(self, least: int, budget: int, rows: int | None = None) -> None:
+        strips = "" if rows is None else f" in strips of {rows} rows"
+        way_out = "take a smaller picture" if rows is None else "leave the rows to the plan"
         super().__init__(
-            f"Expected a budget of at least {ceil(least / 2**20)} MiB for a picture of this size, "
-            f"got {budget / 2**20:.0f} MiB: allow more, or take a smaller picture."
+            f"Expected a budget of at least {ceil(least / 2**20)} MiB for a picture of this size"
+            f"{strips}, got {budget // 2**20} MiB: allow more, or {way_out}."
         )
         self.least = least
 
@@ -136,7 +141,7 @@ def _plan(
         if fitting := [plan for plan in plans if plan.fits]:
             return min(fitting, key=lambda plan: plan.macs)
         least += [plan.budget_bytes for plan in plans]
-    raise TooLittleMemory(min(least), budget)
+    raise TooLittleMemory(min(least), budget, rows)
 
 
 def _choices(program: Program, rows: int | None, *, folds: bool) -> Iterator[Choice]:

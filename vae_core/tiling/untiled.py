@@ -15,16 +15,21 @@ def untiled_bytes(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     direction: Literal["decode", "encode"],
+    *,
+    scores: bool = False,
 ) -> int:
     """Bytes at the worst moment of the module's own pass over an input [B, C, H, W].
 
     Counted for diffusers' module, which holds a block's input, its normalised form and what SiLU
-    makes of that side by side; ComfyUI's works in place and takes up to a third less.
+    makes of that side by side; ComfyUI's works in place and takes up to a third less. `scores`
+    where attention writes out how each pixel of the latent weighs each other, as ComfyUI's does on
+    a CPU: two such tables, which grow with the fourth power of a picture's side.
     """
     program = network.decoder if direction == "decode" else network.encoder
     channels, pixels, worst, entry = shape[1], float(shape[2] * shape[3]), 0.0, 0
     for layer in program:
         need, after, scale = _values(layer, channels)
+        need += 2 * pixels if scores and isinstance(layer, Attention) else 0
         worst = max(worst, (need + entry) * pixels)
         of_level = isinstance(layer, Residual | Attention)
         entry = (entry or channels) if of_level else 0  # diffusers holds what enters a level

@@ -4,10 +4,12 @@ Started by tests/comfyui/test_inside.py, which says where ComfyUI and the laid-o
 """
 
 import asyncio
+import importlib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -56,6 +58,14 @@ def run() -> Callable[..., tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="session")
+def tiling(node) -> ModuleType:
+    """The pack's own tiling, as ComfyUI loaded the pack."""
+    node("VAELabDecode")
+    name = next(name for name in sys.modules if name.endswith(".vae_core"))
+    return importlib.import_module(name + ".tiling")
+
+
+@pytest.fixture(scope="session")
 def vae() -> Any:
     """The bundled small VAE in ComfyUI's own class: 4 channels, ratio 8, a true posterior."""
     import comfy.sd
@@ -89,6 +99,30 @@ def _widths(weights: dict[str, torch.Tensor]) -> list[int]:
 def _blocks(weights: dict[str, torch.Tensor]) -> int:
     return 1 + max(
         int(name.split(".")[4]) for name in weights if name.startswith("encoder.down.0.block.")
+    )
+
+
+@pytest.fixture
+def encode(node, run, vae) -> Callable[..., tuple[Any, ...]]:
+    """Runs VAE Encode (Scaled) on pictures, with the bundled VAE and widgets as given."""
+    return lambda images, **widgets: run(
+        node("VAELabEncode"), **{"pixels": images, "vae": vae, **widgets}
+    )
+
+
+@pytest.fixture
+def decode(node, run, vae) -> Callable[..., tuple[Any, ...]]:
+    """Runs VAE Decode (Scaled) on a latent, likewise."""
+    return lambda latent, **widgets: run(
+        node("VAELabDecode"), **{"samples": latent, "vae": vae, **widgets}
+    )
+
+
+@pytest.fixture
+def reconstruct(node, run, vae) -> Callable[..., tuple[Any, ...]]:
+    """Runs VAE Reconstruct on pictures, likewise."""
+    return lambda images, **widgets: run(
+        node("VAELabReconstruct"), **{"pixels": images, "vae": vae, **widgets}
     )
 
 

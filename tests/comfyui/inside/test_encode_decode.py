@@ -5,16 +5,9 @@ import math
 import pytest
 import torch
 from conftest import OfFormat
+from pictures import picture
 
 SCALINGS = ["SD1 / SD2", "SDXL", "Playground 2.5"]
-
-
-def picture(height: int, width: int, count: int = 1, seed: int = 0) -> torch.Tensor:
-    """Smooth pictures [count, height, width, 3] in 0..1."""
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.rand(count, 3, 5, 5, generator=generator)
-    large = torch.nn.functional.interpolate(small, (height, width), mode="bicubic")
-    return large.clamp(0, 1).movedim(1, -1).contiguous()
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +18,6 @@ def core(node, vae):
             lambda images: node("VAEEncode")().encode(vae, images)[0]["samples"],
             lambda latent: node("VAEDecode")().decode(vae, {"samples": latent})[0],
         )
-
-
-@pytest.fixture
-def encode(node, run, vae):
-    return lambda images, **widgets: run(node("VAELabEncode"), pixels=images, vae=vae, **widgets)
-
-
-@pytest.fixture
-def decode(node, run, vae):
-    return lambda latent, **widgets: run(node("VAELabDecode"), samples=latent, vae=vae, **widgets)
 
 
 @pytest.mark.parametrize(("size", "count"), [((64, 64), 1), ((70, 93), 2), ((41, 64), 3)])

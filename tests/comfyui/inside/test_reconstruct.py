@@ -7,25 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from pictures import picture
 
 SAVE_IMAGE = "8 bits, as Save Image"
 ROUNDED = "8 bits, rounded"
 PAD = "pad and crop back"
-
-
-def picture(height, width, count=1, seed=0):
-    """Smooth pictures [count, height, width, 3] in 0..1."""
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.rand(count, 3, 5, 5, generator=generator)
-    large = torch.nn.functional.interpolate(small, (height, width), mode="bicubic")
-    return large.clamp(0, 1).movedim(1, -1).contiguous()
-
-
-@pytest.fixture
-def reconstruct(node, run, vae):
-    return lambda images, **given: run(
-        node("VAELabReconstruct"), **{"pixels": images, "vae": vae, **given}
-    )
 
 
 @pytest.fixture

@@ -4,38 +4,10 @@ import math
 
 import pytest
 import torch
+from pictures import picture
 
 CLOSE = {"atol": 2e-4 / 2, "rtol": 0}  # 2e-4 in [-1, 1], pictures are in 0..1
-SMALL = 8  # MiB
-
-
-def picture(height, width, count=1, seed=0):
-    """Smooth pictures [count, height, width, 3] in 0..1."""
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.rand(count, 3, 5, 5, generator=generator)
-    large = torch.nn.functional.interpolate(small, (height, width), mode="bicubic")
-    return large.clamp(0, 1).movedim(1, -1).contiguous()
-
-
-@pytest.fixture
-def encode(node, run, vae):
-    return lambda images, **widgets: run(
-        node("VAELabEncode"), **{"pixels": images, "vae": vae, **widgets}
-    )
-
-
-@pytest.fixture
-def decode(node, run, vae):
-    return lambda latent, **widgets: run(
-        node("VAELabDecode"), **{"samples": latent, "vae": vae, **widgets}
-    )
-
-
-@pytest.fixture
-def reconstruct(node, run, vae):
-    return lambda images, **widgets: run(
-        node("VAELabReconstruct"), **{"pixels": images, "vae": vae, **widgets}
-    )
+MIB = 2**20
 
 
 @pytest.mark.parametrize(("size", "count"), [((64, 64), 1), ((136, 200), 2), ((8, 264), 1)])
@@ -119,22 +91,28 @@ def test_a_choice_off_the_list_is_refused(decode):
 
 
 @pytest.fixture
-def no_memory(vae, monkeypatch):
-    """ComfyUI's model runs out of memory, whatever it is given."""
+def too_wide(vae, monkeypatch):
+    """ComfyUI's model runs out of memory over all that is wider than its own tiles are."""
     import comfy.model_management as management
 
-    def fail(*given, **options):
-        raise management.OOM_EXCEPTION("Allocation on device 0 would exceed allowed memory")
+    def limited(own, widest):
+        def run(given, *more, **options):
+            if given.shape[-1] > widest:
+                raise management.OOM_EXCEPTION("Allocation on device 0 would exceed allowed memory")
+            return own(given, *more, **options)
 
-    monkeypatch.setattr(vae.first_stage_model, "decode", fail)
-    monkeypatch.setattr(vae.first_stage_model, "encode", fail)
+        return run
+
+    model = vae.first_stage_model
+    monkeypatch.setattr(model, "decode", limited(model.decode, 128))
+    monkeypatch.setattr(model, "encode", limited(model.encode, 1024))
 
 
 def test_an_out_of_memory_error_leads_to_exact_tiles(encode, decode, request, vae):
-    images = picture(72, 200, 2)
+    images = picture(40, 1056, 2)
     before = encode(images, posterior="sample", seed=2)
     whole, _ = decode(before[0])
-    request.getfixturevalue("no_memory")
+    request.getfixturevalue("too_wide")
     after = encode(images, posterior="sample", seed=2)
     tiles, said = decode(before[0])
     torch.testing.assert_close(tiles, whole, **CLOSE)
@@ -142,7 +120,29 @@ def test_an_out_of_memory_error_leads_to_exact_tiles(encode, decode, request, va
     for text in (said, after[4]):
         assert "in exact tiles (the whole pass ran out of memory)" in text
     with pytest.raises(Exception, match="Allocation on device 0"):
-        vae.first_stage_model.decode()  # what stood there stands there again
+        vae.first_stage_model.decode(before[0]["samples"])  # what stood there stands there again
+
+
+def test_a_batch_that_ran_out_of_memory_half_way_has_one_posterior_a_picture(
+    encode, vae, monkeypatch
+):
+    images = picture(40, 64, 3)
+    expected = encode(images)
+    own, calls = vae.first_stage_model.encode, []
+
+    def fail_at_the_second(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise MemoryError
+        return own(*given)
+
+    monkeypatch.setattr(vae, "memory_used_encode", lambda *_: 2**60)  # ComfyUI takes one by one
+    monkeypatch.setattr(vae.first_stage_model, "encode", fail_at_the_second)
+    found = encode(images)
+    assert len(calls) == 2 and "the whole pass ran out of memory" in found[4]
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        torch.testing.assert_close(ours["samples"], theirs["samples"], atol=2e-4, rtol=1e-4)
+    assert found[2] == pytest.approx(expected[2], rel=1e-5)
 
 
 def test_another_error_than_memory_is_not_hidden(decode, vae, monkeypatch):
@@ -173,12 +173,70 @@ def test_memory_that_truly_runs_out_leads_to_exact_tiles(encode, decode, limited
     """The system refuses: the scores of ComfyUI's attention alone take 313 MiB at 640 x 640."""
     latent, *_ = encode(picture(640, 640), tiling="exact")
     whole, _ = decode(latent, tiling="off")
-    limited(260 * 2**20)
+    assert "315 MiB are allowed" in decode(latent, memory_budget=315)[1]  # 300 without the scores
+    limited(260 * MIB)
     tiles, said = decode(latent)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         decode(latent, tiling="off")
     torch.testing.assert_close(tiles, whole, **CLOSE)
     assert "the whole pass ran out of memory" in said
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """A function that lets memory run out at so many convolutions after `calls` others."""
+    own = torch.nn.functional.conv2d
+
+    def scarce_from(calls, failures):
+        seen = []
+
+        def conv2d(*given, **options):
+            seen.append(given[0].shape)
+            if calls < len(seen) <= calls + failures:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return own(*given, **options)
+
+        monkeypatch.setattr(torch.nn.functional, "conv2d", conv2d)
+        return seen
+
+    return scarce_from
+
+
+def test_exact_tiles_that_run_out_of_memory_are_tried_with_the_least(decode, scarce, caplog):
+    latent = {"samples": torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(0))}
+    expected, said = decode(latent, tiling="exact")
+    most = int(said.split("(as chosen), ")[1].split()[0])
+    scarce(100, 1)
+    found, said = decode(latent, tiling="exact")
+    torch.testing.assert_close(found, expected, **CLOSE)
+    first, planned = said.split(f"(as chosen; tiles of {most} MiB ran out of memory), ")
+    least = int(planned.split()[0])
+    assert "\ndecoded in exact tiles " in first and least < most
+    assert f"tiles of {most} MiB ran out of memory, trying {least} MiB." in caplog.text
+    with pytest.raises(ValueError, match=rf"at least {least + 1} MiB"):
+        decode(latent, tiling="exact", memory_budget=least - 1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "tries", "way_out"),
+    [(0, 2, "end other programs"), (20, 1, "set memory_budget lower")],
+)
+def test_exact_tiles_that_find_no_memory_at_all_end_with_a_sentence(
+    decode, scarce, budget, tries, way_out
+):
+    """Once more with the least, where no budget was chosen; then no more."""
+    seen = scarce(0, 1000)
+    with pytest.raises(MemoryError, match=rf"^Expected \d+ MiB .*: {way_out}, or take a smaller"):
+        decode({"samples": torch.zeros(1, 4, 32, 32)}, tiling="exact", memory_budget=budget)
+    assert len(seen) == tries
+
+
+def test_what_is_free_is_not_called_a_budget(decode, monkeypatch):
+    import comfy.model_management as management
+
+    monkeypatch.setattr(management, "get_free_memory", lambda *_, **__: 10 * MIB)
+    with pytest.raises(ValueError, match=r"at least \d+ MiB of free memory .*, got 9 MiB"):
+        decode({"samples": torch.zeros(1, 4, 64, 64)})
 
 
 def cancelling(monkeypatch, after):
@@ -194,6 +252,8 @@ def cancelling(monkeypatch, after):
             management.interrupt_current_processing()
 
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    # newer versions leave out what follows within a tenth of a second
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0, raising=False)
     return moves
 
 

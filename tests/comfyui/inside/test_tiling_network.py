@@ -1,11 +1,14 @@
 """Exact tiles of ComfyUI's own module: what it decodes and encodes whole, in its own process."""
 
 import copy
-import importlib
-import sys
+import importlib.util
+import os
+from pathlib import Path
 
 import pytest
 import torch
+
+PACK = Path(os.environ["VAE_LAB_PACK"])
 
 DDCONFIG = {
     "double_z": True,
@@ -20,11 +23,13 @@ DDCONFIG = {
 
 
 @pytest.fixture(scope="module")
-def tiling(node):
-    """The pack's own tiling, as ComfyUI loaded the pack."""
-    node("VAELabDecode")
-    name = next(name for name in sys.modules if name.endswith(".vae_core"))
-    return importlib.import_module(name + ".tiling")
+def live_bytes():
+    """What follows the memory of operations; read as a file, as the trainer is no part here."""
+    path = PACK / "trainer/training/live_bytes.py"
+    spec = importlib.util.spec_from_file_location("live_bytes", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.LiveBytes
 
 
 def engine(quantised: bool) -> torch.nn.Module:
@@ -87,6 +92,25 @@ def test_the_bundled_vae_gives_the_same_under_inference_mode(tiling, vae):
         plan = tiling.plan_decode(network, latent.shape, torch.float32, None, 8)
         found = tiling.decode(network, latent, plan)
         torch.testing.assert_close(found, module.decode(latent), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("cells", "dominates"), [((9, 9), False), ((72, 64), True)])
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+def test_the_whole_pass_takes_what_is_foretold_its_attention_s_scores_included(
+    tiling, live_bytes, direction, cells, dominates
+):
+    vae = engine(True)
+    network = tiling.read_network(vae)
+    channels, side = (4, 1) if direction == "decode" else (3, network.ratio)
+    given = torch.zeros(1, channels, *(side * cell for cell in cells))
+    with torch.inference_mode(), live_bytes() as live:
+        getattr(vae, direction)(given)
+    with_scores, without = (
+        tiling.untiled_bytes(network, given.shape, torch.float32, direction, scores=scores)
+        for scores in (True, False)
+    )
+    assert (with_scores > without) == dominates
+    assert (0.95 if dominates else 0.55) < live.peak / with_scores < 1.02
 
 
 def test_other_vaes_of_comfyui_are_refused(tiling, pixel_vae, video_vae):

@@ -89,6 +89,26 @@ def test_a_budget_below_the_least_is_refused_and_the_least_is_enough(network):
     assert planned(network, LATENT, least * 2**20).fits
 
 
+def test_given_rows_are_refused_with_their_own_least(network):
+    """Strips of many rows take more than the least of all; what is said is theirs, and enough."""
+    with pytest.raises(
+        TooLittleMemory, match=r"at least \d+ MiB .* in strips of 64 rows"
+    ) as refused:
+        planned(network, LATENT, 0, rows=64)
+    assert "leave the rows to the plan" in str(refused.value)
+    assert refused.value.least > 1.1 * least_of(network, LATENT)
+    plan = planned(network, LATENT, refused.value.least, rows=64)
+    assert plan.fits and {step.rows for step in plan.steps} <= {48, 64}
+
+
+def test_what_is_told_never_reads_as_enough(network):
+    """Between whole MiB: what is there is rounded down, what is needed up."""
+    with pytest.raises(TooLittleMemory) as refused:
+        planned(network, LATENT, least_of(network, LATENT) - 1)
+    least, got = map(int, re.findall(r"(\d+) MiB", str(refused.value)))
+    assert least > got
+
+
 def test_what_rests_elsewhere_is_not_counted_against_the_budget(network, drawn):
     small = 3 * 2**20
     with pytest.raises(ValueError, match="at least"):
