@@ -133,8 +133,8 @@ def compared(stage: str, photo: Tensor, found: dict[str, Tensor]) -> list[Row]:
 
 def in_levels(difference: Tensor) -> str:
     """Write the mean of each channel, red, green and blue."""
-    means = difference.double().mean((0, 1, 2)) * LEVELS
-    return " ".join(f"{value:+.2f}" for value in means.tolist())
+    means = (difference.double().mean((0, 1, 2)) * LEVELS).tolist()
+    return " ".join(f"{round(value, 2) + 0.0:+.2f}" for value in means)  # + 0.0: never -0.00
 
 
 def largest_shift(difference: Tensor) -> float:

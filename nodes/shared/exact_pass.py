@@ -16,7 +16,7 @@ from .loops import strips
 from .tiling import MIB
 from .whole_pass import Step, is_out_of_memory
 
-ROWS = 256
+ROWS = 256  # mapped to 0..1 at a time
 USABLE = 0.9  # of what is free: kernels want workspace of their own
 PLANS = {"decode": engine.plan_decode, "encode": engine.plan_encode}
 
