@@ -28,7 +28,7 @@ def test_every_option_is_a_flag_of_the_right_type() -> None:
     argv = list(PLACES)
     other = {"resolution": "128", "background": "#000000", "preset": "ft-mse", "config": None}
     other["gan_start"] = "8"  # must lie below --max-steps
-    other["streaming"] = None  # does not go together with --cache-latents
+    other["streaming"] = other["noise_factor"] = None  # not together with --cache-latents
     for option in options().values():
         value = other.get(option.name, _another(option))
         if option.required or value is None:
@@ -37,7 +37,7 @@ def test_every_option_is_a_flag_of_the_right_type() -> None:
         argv += [] if option.kind is bool else [value]
     config = parse_command_line([*argv, "--trainable", "decoder"])
     for option in options().values():
-        if option.name not in ("config", "trainable", "streaming"):
+        if option.name not in ("config", "trainable", "streaming", "noise_factor"):
             assert getattr(config, option.name) != option.default, option.name
             assert isinstance(getattr(config, option.name), option.kind)
 

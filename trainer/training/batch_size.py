@@ -168,7 +168,8 @@ def _try_step(run: Run) -> None:
     inputs = [pixels.to(device), noise.to(device)]
     if config.cache_latents:
         inputs.append(Posterior(inputs[1].half(), None if is_tiny(run.vae) else inputs[1].half()))
+    added = inputs[0].clone() if config.noise_factor else None
     step = run.accelerator.unwrap_model(run.step_module)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        step(*inputs)["loss"].backward()
+        step(*inputs, pixel_noise=added)["loss"].backward()
     del held

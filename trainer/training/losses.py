@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer.judge.perceptual import Perceptual
 from trainer.training.adversary import Adversary
+from trainer.training.denoising import disturbed
 from trainer.training.face_terms import (
     Boxes,
     face_windows,
@@ -95,11 +96,15 @@ class TrainStep(nn.Module):
         face_lpips_weight: float = 0.0,
         hf_weight: float = 0.0,
         adversary: Adversary | None = None,
+        samples: bool = True,
+        noise_factor: float = 0.0,
     ) -> None:
         """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None.
 
         `lpips_crop`: side of the random window that LPIPS sees of each crop; 0: all of it.
         `adversary`: a discriminator, with its weight; no parameter of this module.
+        `samples`: whether the decoder gets a draw from the posterior, or its mode.
+        `noise_factor`: deviation of the noise on what the encoder sees, in pixels of [-1, 1].
         """
         super().__init__()
         if (lpips_weight or face_lpips_weight) and perceptual is None:
@@ -116,6 +121,8 @@ class TrainStep(nn.Module):
         self.face_lpips_weight = face_lpips_weight
         self.hf_weight = hf_weight
         self.adversary = adversary
+        self.samples = samples
+        self.noise_factor = noise_factor
 
     def forward(
         self,
@@ -123,11 +130,14 @@ class TrainStep(nn.Module):
         noise: Tensor,
         posterior: Posterior | None = None,
         faces: Boxes | None = None,
+        pixel_noise: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Score pixels [B, C, H, W] in [-1, 1] with noise [B, C, h, w] from N(0, I) -> scalars.
 
         A `posterior` that is given, from a cache and in any float type, stands for encoding.
-        `faces` are the boxes (x, y, width, height) of each picture, in its pixels.
+        `faces` are the boxes (x, y, width, height) of each picture, in its pixels. With a noise
+        factor `pixel_noise` [B, C, H, W] from N(0, I) disturbs what is encoded; what the output is
+        compared with stays clean.
 
         "loss" is what to minimise, weighted; the parts stand beside it unweighted: "rec", "lpips"
         ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "face_lpips"
@@ -135,8 +145,12 @@ class TrainStep(nn.Module):
         and what the adversary adds once it is at work. With a frozen encoder KL has no gradient
         and is left out of the loss.
         """
-        posterior = self._encode(pixels) if posterior is None else _in_float32(posterior)
-        output = decode(self.vae, _draw(posterior, noise)).float()
+        if posterior is None:
+            posterior = self._encode(self._seen(pixels, pixel_noise))
+        else:
+            posterior = _in_float32(posterior)
+        latent = _draw(posterior, noise) if self.samples else posterior.mean.float()
+        output = decode(self.vae, latent).float()
         parts = self._reconstruction(output, pixels, noise, faces)
         loss = sum(weight * part for weight, part in parts.values())
         scalars = {name: part for name, (_, part) in parts.items()}
@@ -149,6 +163,14 @@ class TrainStep(nn.Module):
             if self.train_encoder:
                 loss = loss + self.kl_weight * kl
         return {"loss": loss} | scalars
+
+    def _seen(self, pixels: Tensor, pixel_noise: Tensor | None) -> Tensor:
+        """Give what the encoder sees."""
+        if not self.noise_factor:
+            return pixels
+        if pixel_noise is None:
+            raise ValueError("Expected noise for the pixels with a noise factor above 0, got none.")
+        return disturbed(pixels, pixel_noise, self.noise_factor)
 
     def _encode(self, pixels: Tensor) -> Posterior:
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):

@@ -129,6 +129,11 @@ class Run:
         side = self.config.resolution // ratio(self.vae)
         return latent_channels(self.vae), side, side
 
+    def pixel_noise_shape(self) -> tuple[int, int, int] | None:
+        """Return the shape of the noise on one training input, C, R, R; None without any."""
+        side = self.config.resolution
+        return (image_channels(self.vae), side, side) if self.config.noise_factor else None
+
 
 def choose_trained(vae: nn.Module, config: TrainConfig) -> None:
     """Freeze all but what `--trainable` and `--lora-rank` name.
@@ -179,6 +184,8 @@ def make_step(
         face_lpips_weight=config.face_lpips_weight,
         hf_weight=config.hf_weight,
         adversary=adversary,
+        samples=config.posterior == "sample",
+        noise_factor=config.noise_factor,
     )
 
 
