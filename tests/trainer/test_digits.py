@@ -1,6 +1,8 @@
 """A VAE from scratch on digits: it learns, and each variant does what it says. Real small runs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,14 +19,17 @@ from trainer.training.losses import TrainStep
 from trainer.vae.autoencoder import DECODER_PREFIXES, input_pixels
 from trainer.vae.base import load_base
 
+ENTRY = Path(__file__).resolve().parents[2] / "trainer" / "finetune_decoder.py"
 PRESET = ["--preset", "digits"]
-LEARNT = 26.0  # nats a digit: what the short run below reaches, and no random decoder does
+BETA = 0.3  # of the preset
+LEARNT = 31.0  # nats a digit: what the short run below reaches, and no random decoder does
+BEYOND_THE_MEAN = 24.5  # what the whole preset reaches; the mean picture alone has some 27
 
 
 def digits_run(output: Path, *flags: object) -> Path:
     """Train as the preset does, for fewer steps unless flags say otherwise."""
-    short = {"--max-steps": 40, "--warmup-steps": 5, "--ema-decay": 0.5, "--sample-photos": 0}
-    short |= {"--log-every": 1, "--val-photos": 4}
+    short = {"--max-steps": 20, "--warmup-steps": 0, "--ema-decay": 0.5, "--sample-photos": 0}
+    short |= {"--log-every": 1, "--val-photos": 4, "--batch-size": 16}
     argv = [*PRESET, "--output", output, *(part for pair in short.items() for part in pair)]
     with signals_as_they_were():
         assert call_entry([str(part) for part in [*argv, *flags]]) == 0
@@ -45,36 +50,36 @@ def random_weights() -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def negative_elbo(vae: nn.Module) -> float:
+def loss_of(vae: nn.Module) -> float:
     """The loss of the preset over 256 digits, by one draw."""
     photos = open_photos("sklearn:digits", 8)
     levels = torch.stack([torch.tensor(list(photos.image(i).tobytes())) for i in range(256)])
     pixels = input_pixels(vae, levels.view(256, 8, 8, 3).to(torch.uint8))
     noise = torch.randn(256, 4, 2, 2, generator=torch.Generator().manual_seed(0))
-    step = TrainStep(vae, None, "bce", 1.0, 0.0, 1.0, True)
+    step = TrainStep(vae, None, "bce", 1.0, 0.0, BETA, True)
     return step(pixels, noise)["loss"].item()
 
 
-def test_the_preset_is_a_grey_vae_from_scratch_whose_loss_is_the_elbo() -> None:
+def test_the_preset_is_a_grey_vae_from_scratch() -> None:
     config = parse_command_line([*PRESET, "--output", "run"])
-    assert (config.trainable, config.rec_loss, config.kl_weight) == ("all", "bce", 1.0)
+    assert (config.trainable, config.rec_loss, config.kl_weight) == ("all", "bce", BETA)
     assert (config.lpips_weight, config.posterior, config.flip) == (0.0, "sample", False)
     base = load_base(resolve_vae(config.vae), seed=config.seed)
     assert base.architecture["in_channels"] == base.architecture["out_channels"] == 1
     assert config.resolution % base.architecture["sample_size"] == 0
 
 
-def test_the_run_learns_and_a_random_decoder_fails_the_same_bound(tmp_path, capsys) -> None:
-    run = digits_run(tmp_path / "run", "--max-steps", 120, "--ema-decay", 0.9)
-    assert "the loss is the negative ELBO in nats per picture" in capsys.readouterr().out
+def test_the_run_learns_and_a_random_decoder_fails_the_same_loss(tmp_path) -> None:
+    run = digits_run(tmp_path / "run", "--max-steps", 60)
     found = lines(run)
     assert found[0]["loss"] > LEARNT + 10
-    assert all(line["loss"] == pytest.approx(line["rec"] + line["kl"], rel=1e-5) for line in found)
+    sums = [line["rec"] + BETA * line["kl"] for line in found]
+    assert [line["loss"] for line in found] == pytest.approx(sums, rel=1e-5)
     vae = load_base(str(run / "export" / "diffusers")).vae
-    assert negative_elbo(vae) < LEARNT
+    assert loss_of(vae) < LEARNT
     of_random = {n: t for n, t in random_weights().items() if n.startswith(DECODER_PREFIXES)}
     vae.load_state_dict(vae.state_dict() | of_random)
-    assert negative_elbo(vae) > LEARNT
+    assert loss_of(vae) > LEARNT
 
 
 def test_a_plain_autoencoder_draws_nothing_and_never_trains_sigma(tmp_path, capsys) -> None:
@@ -91,16 +96,17 @@ def test_a_plain_autoencoder_draws_nothing_and_never_trains_sigma(tmp_path, caps
 
 def test_at_beta_0_sampling_makes_sigma_small(tmp_path) -> None:
     """Nothing holds σ up, and every draw costs: KL rises while it is no part of the loss."""
-    found = lines(digits_run(tmp_path / "run", "--kl-weight", 0, "--max-steps", 80))
+    found = lines(digits_run(tmp_path / "run", "--kl-weight", 0, "--max-steps", 40))
     assert all(line["loss"] == line["rec"] for line in found)
-    assert found[-1]["kl"] > found[0]["kl"] + 2
+    assert found[-1]["kl"] > 1.3 * found[0]["kl"]
 
 
 def test_kl_alone_brings_the_posterior_to_the_prior_and_leaves_the_decoder(tmp_path) -> None:
     run = digits_run(tmp_path / "run", "--rec-weight", 0)
     found = lines(run)
-    assert all(line["loss"] == line["kl"] for line in found)
-    assert found[-1]["kl"] < 0.05 < found[0]["kl"]
+    kl = [BETA * line["kl"] for line in found]
+    assert [line["loss"] for line in found] == pytest.approx(kl, rel=1e-5)
+    assert found[-1]["kl"] < 0.1 * found[0]["kl"]
     before, after = random_weights(), exported(run)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and not any(name.startswith(DECODER_PREFIXES) for name in changed)
@@ -113,6 +119,17 @@ def test_a_denoising_run_says_so_and_scores_more(tmp_path, capsys) -> None:
     noisy = lines(digits_run(tmp_path / "b", *flags, "--noise-factor", 1))
     assert "clip(x + 1 N(0, I)) in [-1, 1], as 0.5 in [0, 1]" in capsys.readouterr().out
     assert noisy[0]["rec"] != plain[0]["rec"]
+
+
+@pytest.mark.slow
+def test_the_whole_preset_learns_more_than_the_mean_picture(tmp_path) -> None:
+    """As README starts it, from another folder."""
+    launch = Path(sys.executable).parent / "accelerate"
+    command = [launch, "launch", ENTRY, *PRESET, "--output", tmp_path / "run"]
+    ended = subprocess.run([str(part) for part in command], cwd=tmp_path, text=True)
+    assert ended.returncode == 0
+    vae = load_base(str(tmp_path / "run" / "export" / "vae.safetensors")).vae
+    assert loss_of(vae) < BEYOND_THE_MEAN
 
 
 def test_both_terms_stand_beside_the_bar(tmp_path, capsys) -> None:

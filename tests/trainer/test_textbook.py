@@ -21,7 +21,7 @@ from trainer.textbook_vae.anomalies import auroc
 from trainer.textbook_vae.channels import without
 from trainer.textbook_vae.clusters import purity, purity_of
 from trainer.textbook_vae.digits import PIXELS, Digits, DigitSets, open_digits
-from trainer.textbook_vae.elbo import elbo_terms, gaussian_nats, pixel_nats
+from trainer.textbook_vae.elbo import elbo_terms, gaussian_nats, least_nats, pixel_nats
 from trainer.textbook_vae.network import MlpVae
 from trainer.textbook_vae.pictures import mixed
 from trainer.textbook_vae.settings import VARIANTS, Settings, every_variant
@@ -112,6 +112,8 @@ def test_nats_of_pixels_are_sums() -> None:
     torch.testing.assert_close(pixel_nats("bce", logits, x), bce)
     squared = (p - x).square().sum(1) + PIXELS / 2 * math.log(math.pi)
     torch.testing.assert_close(pixel_nats("mse", logits, x), squared)
+    entropy = torch.special.entr(x) + torch.special.entr(1 - x)
+    torch.testing.assert_close(least_nats("bce", x), entropy.sum(1))
     with pytest.raises(ValueError, match="bce, mse, got 'l1'"):
         pixel_nats("l1", logits, x)
 
@@ -170,7 +172,8 @@ def test_kl_alone_leaves_the_decoder(digits) -> None:
 def test_beta_weighs_kl(beta: float, digits) -> None:
     (_, plain), (_, weighed) = (gradients("vae", digits, beta=b) for b in (1.0, beta))
     _, kl = gradients("kl-only", digits)
-    assert weighed - plain == pytest.approx((beta - 1) * kl, rel=1e-4)
+    # a difference of two losses of some 540 nats in float32
+    assert weighed - plain == pytest.approx((beta - 1) * kl, abs=5e-4)
 
 
 def test_denoising_is_scored_against_the_clean_digits(digits) -> None:
@@ -299,7 +302,15 @@ def output(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("textbook")
 
 
-@pytest.mark.parametrize("lesson", [name for name in LESSONS if name != "channels"])
+MANY_MODELS = {"maps", "sizes"}  # left to the slow tier
+OF_DIGITS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in MANY_MODELS else [])
+    for name in LESSONS
+    if name != "channels"
+]
+
+
+@pytest.mark.parametrize("lesson", OF_DIGITS)
 def test_every_lesson_runs_and_draws_what_it_says(lesson: str, output, capsys) -> None:
     assert main([lesson, "--epochs", "1", "--output", str(output)]) == 0
     said = capsys.readouterr().out.splitlines()

@@ -12,6 +12,7 @@ from trainer.textbook_vae.digits import SIDE
 from vae_core.drawn import drawing
 
 GAP = 2  # pixels between digits
+ZOOM = 2  # times that a digit's pixels are repeated, where there is room
 
 
 class Row(NamedTuple):
@@ -21,7 +22,7 @@ class Row(NamedTuple):
     digits: Tensor
 
 
-def strip(digits: Tensor, columns: int | None = None) -> Image.Image:
+def strip(digits: Tensor, columns: int | None = None, zoom: int = ZOOM) -> Image.Image:
     """Lay digits [n, 784] in [0, 1] side by side, or in rows of so many columns; ink is white."""
     levels = (digits.clamp(0, 1) * 255).round().byte().view(-1, SIDE, SIDE).numpy()
     columns = columns or len(levels)
@@ -30,7 +31,8 @@ def strip(digits: Tensor, columns: int | None = None) -> Image.Image:
     for i, level in enumerate(levels):
         top, left = i // columns * step, i % columns * step
         canvas[top : top + SIDE, left : left + SIDE] = level
-    return Image.fromarray(canvas).convert("RGB")
+    picture = Image.fromarray(canvas).convert("RGB")
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.NEAREST)
 
 
 def sheet(rows: Sequence[Row]) -> Image.Image:
@@ -44,15 +46,15 @@ def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Tensor]]]) ->
     cells = [
         cell
         for words, groups in rows
-        for cell in (drawing.text(words), *(strip(digits) for digits in groups))
+        for cell in (drawing.text(words), *(strip(digits, zoom=1) for digits in groups))
     ]
     return drawing.grid(cells, len(heads) + 1, ["", *heads], gap=6)
 
 
 def save(picture: Image.Image, path: Path) -> Path:
-    """Write a picture as PNG, its folder too."""
+    """Write a picture as PNG in greys, its folder too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, optimize=True)
+    picture.convert("L").save(path, optimize=True)
     return path
 
 
@@ -61,7 +63,8 @@ def scatter(panels: Sequence[tuple[str, Tensor, Tensor]], columns: int, path: Pa
     from matplotlib.figure import Figure  # here, as it takes a second; and without a display
 
     rows = -(-len(panels) // columns)
-    size = (3.2 * columns + 0.7, 3.2 * rows)
+    side = 4.6 if len(panels) == 1 else 2.8  # inches
+    size = (side * columns + 0.7, side * rows)
     figure = Figure(figsize=size, dpi=80, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (title, points, classes) in zip(axes, panels, strict=False):

@@ -57,6 +57,11 @@ def pixel_nats(rec_loss: str, logits: Tensor, pictures: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, pictures, reduction="none").sum(1)
 
 
+def least_nats(rec_loss: str, pictures: Tensor) -> Tensor:
+    """Give what pixel_nats leaves of a perfect copy, [B]: grey pixels are never sure."""
+    return pixel_nats(rec_loss, pictures.logit(eps=1e-6), pictures)
+
+
 def gaussian_nats(mean: Tensor, x: Tensor, variance: float) -> Tensor:
     """Give -log N(x; mean, variance I), [B, D] twice -> [B], in nats: ½ Σ(d²/σ² + log 2πσ²)."""
     constant = math.log(2 * math.pi * variance)

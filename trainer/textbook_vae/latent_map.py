@@ -31,7 +31,7 @@ def decoded_map(shelf: Shelf) -> Image.Image:
     places = torch.linspace(-REACH, REACH, CELLS)
     down, across = torch.meshgrid(places.flip(0), places, indexing="ij")
     latents = torch.stack([across, down], -1).view(-1, TWO)
-    return strip(shelf.model(_plane(shelf.settings)).pictures(latents), columns=CELLS)
+    return strip(shelf.model(_plane(shelf.settings)).pictures(latents), columns=CELLS, zoom=1)
 
 
 def _plane(settings: Settings) -> Settings:
