@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -49,15 +50,26 @@ def random_weights() -> dict[str, Tensor]:
     return load_base(resolve_vae("bundled:digits-vae")).vae.state_dict()
 
 
+def some_digits(vae: nn.Module) -> Tensor:
+    """256 digits as a VAE takes them, [256, 1, 8, 8]."""
+    photos = open_photos("sklearn:digits", 8)
+    levels = np.stack([np.array(photos.image(i)) for i in range(256)])
+    return input_pixels(vae, torch.from_numpy(levels))
+
+
 @torch.inference_mode()
 def loss_of(vae: nn.Module) -> float:
     """The loss of the preset over 256 digits, by one draw."""
-    photos = open_photos("sklearn:digits", 8)
-    levels = torch.stack([torch.tensor(list(photos.image(i).tobytes())) for i in range(256)])
-    pixels = input_pixels(vae, levels.view(256, 8, 8, 3).to(torch.uint8))
     noise = torch.randn(256, 4, 2, 2, generator=torch.Generator().manual_seed(0))
     step = TrainStep(vae, None, "bce", 1.0, 0.0, BETA, True)
-    return step(pixels, noise)["loss"].item()
+    return step(some_digits(vae), noise)["loss"].item()
+
+
+def trained_rows(run: Path) -> tuple[bool, bool]:
+    """Whether a run changed what gives μ, and what gives log σ²: rows of the last convolution."""
+    name = "quant_conv.weight"
+    changed = (exported(run)[name] != random_weights()[name]).flatten(1).any(1)
+    return bool(changed[:4].any()), bool(changed[4:].any())
 
 
 def test_the_preset_is_a_grey_vae_from_scratch() -> None:
@@ -88,17 +100,13 @@ def test_a_plain_autoencoder_draws_nothing_and_never_trains_sigma(tmp_path, caps
     said = capsys.readouterr().out
     assert "the posterior's mode; nothing is drawn" in said and "ELBO" not in said
     assert all(line["loss"] == line["rec"] for line in lines(run))
-    before, after = random_weights(), exported(run)
-    for part in ("weight", "bias"):
-        old, new = (state[f"quant_conv.{part}"] for state in (before, after))
-        assert torch.equal(old[4:], new[4:]) and not torch.equal(old[:4], new[:4])
+    assert trained_rows(run) == (True, False)
 
 
-def test_at_beta_0_sampling_makes_sigma_small(tmp_path) -> None:
-    """Nothing holds σ up, and every draw costs: KL rises while it is no part of the loss."""
-    found = lines(digits_run(tmp_path / "run", "--kl-weight", 0, "--max-steps", 40))
-    assert all(line["loss"] == line["rec"] for line in found)
-    assert found[-1]["kl"] > 1.3 * found[0]["kl"]
+def test_with_sampling_beta_0_trains_sigma_too(tmp_path) -> None:
+    run = digits_run(tmp_path / "run", "--kl-weight", 0)
+    assert all(line["loss"] == line["rec"] for line in lines(run))
+    assert trained_rows(run) == (True, True)
 
 
 def test_kl_alone_brings_the_posterior_to_the_prior_and_leaves_the_decoder(tmp_path) -> None:

@@ -15,7 +15,7 @@ from trainer.textbook_vae.shelf import Shelf
 def anomalies(shelf: Shelf) -> tuple[Image.Image, list[str]]:
     """Draw shapes over their reconstructions, and measure how well the error tells them apart."""
     digits = shelf.digits.held_out.pictures
-    shapes, kinds = draw_shapes(len(digits), shelf.digits.native_side)
+    shapes, kinds = draw_shapes(digits, shelf.digits.native_side)
     model = shelf.model()
     first = shapes[: len(SHAPES)]
     rows = [Row("no digits", first), Row("reconstruction", model.reconstruct(first))]

@@ -1,4 +1,4 @@
-"""Shapes that are no digits, drawn as coarse as the digits are and with strokes as wide."""
+"""Shapes that are no digits, drawn as coarse as the digits are and with as much ink."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.textbook_vae.digits import enlarged
 
 CANVAS = 224  # pixels a side that shapes are drawn on before they are reduced
-STROKE = 26  # pixels: about as wide as the digits' strokes
+STROKES = range(14, 74, 6)  # pixels: the widths among which ink is matched
 
 Points = list[tuple[float, float]]
 
@@ -37,27 +37,37 @@ SHAPES: dict[str, list[Points]] = {
 }
 
 
-def draw_shapes(count: int, side: int, seed: int = 0) -> tuple[Tensor, list[str]]:
-    """Draw so many shapes, kinds in turn: [count, 784] in [0, 1], and the kind of each.
+def draw_shapes(digits: Tensor, side: int, seed: int = 0) -> tuple[Tensor, list[str]]:
+    """Draw a shape for each digit [N, 784], kinds in turn: [N, 784] in [0, 1], and the kinds.
 
     `side`: the pixels a side that the digits came with, to which shapes are reduced before they
-    are enlarged as the digits were. Place, size and stroke are drawn from the seed.
+    are enlarged as the digits were. Place and size are drawn from the seed; the stroke is as wide
+    as gives the digit's own ink, else ink alone would tell them apart.
     """
     generator = torch.Generator().manual_seed(seed)
-    kinds = [list(SHAPES)[i % len(SHAPES)] for i in range(count)]
-    drawn = [_draw(SHAPES[kind], side, generator) for kind in kinds]
+    kinds = [list(SHAPES)[i % len(SHAPES)] for i in range(len(digits))]
+    inks = digits.mean(1).tolist()
+    drawn = [
+        _draw(SHAPES[kind], side, ink, generator) for kind, ink in zip(kinds, inks, strict=True)
+    ]
     return enlarged(np.stack(drawn)), kinds
 
 
-def _draw(strokes: list[Points], side: int, generator: torch.Generator) -> np.ndarray:
-    size, x, y, width = torch.rand(4, generator=generator).tolist()
+def _draw(strokes: list[Points], side: int, ink: float, generator: torch.Generator) -> np.ndarray:
+    """Draw a shape whose mean level is next to `ink`, a share of white."""
+    size, x, y = torch.rand(3, generator=generator).tolist()
     radius = CANVAS * (0.28 + 0.1 * size)
     place = _placing(radius, CANVAS / 2 + 16 * (x - 0.5), CANVAS / 2 + 16 * (y - 0.5))
+    lines = [[place(point) for point in stroke] for stroke in strokes]
+    drawn = [_inked(lines, side, width) for width in STROKES]
+    return min(drawn, key=lambda levels: abs(levels.mean() / 255 - ink))
+
+
+def _inked(lines: list[Points], side: int, width: int) -> np.ndarray:
     canvas = Image.new("L", (CANVAS, CANVAS))
     pen = ImageDraw.Draw(canvas)
-    for stroke in strokes:
-        points = [place(point) for point in stroke]
-        pen.line(points, fill=255, width=round(STROKE * (0.8 + 0.4 * width)), joint="curve")
+    for points in lines:
+        pen.line(points, fill=255, width=width, joint="curve")
     return np.array(canvas.resize((side, side), Image.BOX))
 
 
