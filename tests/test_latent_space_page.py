@@ -31,7 +31,7 @@ def test_both_pages_have_the_same_blocks_pictures_and_sections(pages) -> None:
 
 def test_both_pages_give_the_same_figures(pages) -> None:
     """Whatever stands in a table."""
-    found = [re.findall(r"\d[\d.,]*", "".join(re.findall(r"^\|.*", p, re.M))) for p in pages]
+    found = [re.findall(r"\d+(?:\.\d+)?", "".join(re.findall(r"^\|.*", p, re.M))) for p in pages]
     assert found[0] and found[0] == found[1]
 
 
