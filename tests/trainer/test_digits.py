@@ -19,6 +19,8 @@ from trainer.photos.sources import open_photos
 from trainer.training.losses import TrainStep
 from trainer.vae.autoencoder import DECODER_PREFIXES, input_pixels
 from trainer.vae.base import load_base
+from vae_core.comfy_weights import comfy_weights
+from vae_core.vae_file import read_vae
 
 ENTRY = Path(__file__).resolve().parents[2] / "trainer" / "finetune_decoder.py"
 PRESET = ["--preset", "digits"]
@@ -92,6 +94,12 @@ def test_the_run_learns_and_a_random_decoder_fails_the_same_loss(tmp_path) -> No
     of_random = {n: t for n, t in random_weights().items() if n.startswith(DECODER_PREFIXES)}
     vae.load_state_dict(vae.state_dict() | of_random)
     assert loss_of(vae) > LEARNT
+
+
+def test_what_it_exports_is_held_by_comfyuis_class(tmp_path) -> None:
+    run = digits_run(tmp_path / "run", "--max-steps", 1)
+    shape = comfy_weights(read_vae(run / "export" / "vae.safetensors")).config["params"]
+    assert (shape["embed_dim"], shape["ddconfig"]["ch_mult"]) == (4, [1, 1, 1])
 
 
 def test_a_plain_autoencoder_draws_nothing_and_never_trains_sigma(tmp_path, capsys) -> None:
