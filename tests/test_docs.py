@@ -43,7 +43,7 @@ def entries(project) -> list[str]:
 
 
 def test_readme_shows_every_entry(readme, entries):
-    assert len(entries) == 5
+    assert len(entries) == 6
     started = " ".join(commands(readme))
     assert [entry for entry in entries if entry not in started] == []
 

@@ -31,7 +31,7 @@ DRAWS |= {"randn_like", "randint_like"}
 LONGEST_FUNCTION = 50
 
 # Within trainer/, a folder may use itself and those before it; the entries use all.
-TRAINER_FOLDERS = ("options", "photos", "vae", "judge", "report", "training")
+TRAINER_FOLDERS = ("options", "photos", "vae", "judge", "report", "training", "textbook_vae")
 
 Finding = Callable[[Path, Path], Iterator[str]]
 

@@ -33,6 +33,16 @@ def from_bytes(images: Tensor) -> Tensor:
     return to_vae(images.float() / LEVELS)
 
 
+def to_grey(images: Tensor) -> Tensor:
+    """Convert 8-bit images to grey: uint8 [B, H, W, 3] -> [B, H, W, 1].
+
+    The luma of ITU-R BT.601 in Pillow's whole numbers, so that both give the same levels.
+    """
+    red, green, blue = images.int().unbind(-1)
+    luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return luma.to(torch.uint8)[..., None]
+
+
 def to_unit(pixels: Tensor) -> Tensor:
     """Quantise pixels for metrics: any shape, around [-1, 1] -> the same shape, k/255 in [0, 1].
 

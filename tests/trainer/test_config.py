@@ -69,8 +69,10 @@ def test_adapters_need_a_frozen_encoder() -> None:
         make(lora_rank=8, trainable="all")
 
 
-@pytest.mark.parametrize("other", [{"trainable": "all"}, {"streaming": True}])
-def test_cached_latents_need_a_frozen_encoder_and_a_list_of_photos(other: dict) -> None:
+@pytest.mark.parametrize(
+    "other", [{"trainable": "all"}, {"streaming": True}, {"noise_factor": 0.5}]
+)
+def test_cached_latents_need_a_frozen_encoder_clean_crops_and_a_list_of_photos(other: dict) -> None:
     with pytest.raises(UserError, match="drop one of the two"):
         make(cache_latents="cache", **other)
 
@@ -218,6 +220,7 @@ def test_a_bundled_model_becomes_its_file() -> None:
     assert resolve_vae("org/name") == "org/name"
     file = Path(resolve_vae("bundled:kl-f8-small"))
     assert file.is_absolute() and file.is_file()
+    assert Path(resolve_vae("bundled:digits-vae")).is_file()
 
 
 @pytest.mark.parametrize("name", ["kl-f8-smal", "", "../models/kl-f8-small", "."])

@@ -110,6 +110,25 @@ def test_noise_and_crop_change_with_epoch_and_seed(photos: PhotoSet) -> None:
         assert len({sample[part] for sample in first + second + other}) == 3 * TOTAL
 
 
+def test_noise_for_pixels_is_a_function_of_seed_epoch_and_photo(photos: PhotoSet) -> None:
+    def noise(batch_size: int, count: int, **options: object) -> torch.Tensor:
+        some = islice(batches(photos, batch_size, **{"pixel_noise": (1, R, R)} | options), count)
+        return torch.cat([batch.pixel_noise for batch in some])
+
+    line = noise(1, 2 * TOTAL)
+    assert line.shape == (2 * TOTAL, 1, R, R) and line.dtype == torch.float32
+    assert abs(float(line.mean())) < 0.15 and abs(float(line.std()) - 1) < 0.1
+    assert len({item.numpy().tobytes() for item in line}) == 2 * TOTAL
+    assert torch.equal(noise(TOTAL, 1, start=TOTAL), line[TOTAL:])
+    assert torch.equal(noise(3, 2, workers=1, start=2), line[2:8])
+    assert not torch.equal(noise(1, 1, seed=1), line[:1])
+    assert next(batches(photos)).pixel_noise is None
+
+
+def test_noise_for_pixels_changes_no_other_draw(photos: PhotoSet) -> None:
+    assert taken(3, photos, 2, pixel_noise=(3, R, R)) == taken(3, photos, 2)
+
+
 @pytest.mark.parametrize("start", [1, 5, TOTAL, TOTAL + 3, 40])
 def test_a_restart_continues_the_line(photos: PhotoSet, start: int) -> None:
     line = taken(60, photos, 1)

@@ -221,6 +221,32 @@ def test_the_posterior_is_sampled_by_the_given_noise(tiny_vae) -> None:
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_the_mode_takes_no_noise(tiny_vae) -> None:
+    module, x = step(tiny_vae, samples=False), pixels()
+    losses = [module(x, draw(2, 4, 10, 10, seed=seed))["rec"] for seed in range(2)]
+    assert torch.equal(*losses)
+    output = tiny_vae.decode(tiny_vae.encode(x).latent_dist.mode()).sample
+    torch.testing.assert_close(losses[0], F.mse_loss(output, x))
+
+
+def test_denoising_sees_noise_and_is_compared_with_the_clean_picture(tiny_vae) -> None:
+    module = step(tiny_vae, samples=False, noise_factor=0.7)
+    x, added = pixels(), draw(2, 3, 20, 20, seed=5)
+    found = module(x, draw(2, 4, 10, 10), pixel_noise=added)["rec"]
+    seen = torch.clamp(x + 0.7 * added, -1, 1)
+    output = tiny_vae.decode(tiny_vae.encode(seen).latent_dist.mode()).sample
+    torch.testing.assert_close(found, F.mse_loss(output, x))
+    assert not torch.isclose(found, F.mse_loss(output, seen))
+    with pytest.raises(ValueError, match="Expected noise for the pixels"):
+        module(x, draw(2, 4, 10, 10))
+
+
+def test_without_a_factor_noise_on_pixels_does_nothing(tiny_vae) -> None:
+    module, x, noise = step(tiny_vae), pixels(), draw(2, 4, 10, 10)
+    added = draw(2, 3, 20, 20)
+    assert torch.equal(module(x, noise)["loss"], module(x, noise, pixel_noise=added)["loss"])
+
+
 def test_no_global_randomness(tiny_vae, lpips) -> None:
     before = torch.random.get_rng_state()
     step(tiny_vae, lpips, train_encoder=True)(pixels(), draw(2, 4, 10, 10))["loss"].backward()

@@ -1,7 +1,9 @@
 """Ranges, layouts, 8-bit rounding and ComfyUI's centred crop."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vae_core import images
 
@@ -49,6 +51,14 @@ def test_bytes_survive_the_round_trip_exactly() -> None:
 
 def test_bytes_and_floats_give_the_same_pixels() -> None:
     assert torch.equal(images.from_bytes(every_level()), images.to_vae(every_level().float() / 255))
+
+
+def test_grey_is_pillows() -> None:
+    every = every_level()
+    colours = every.numpy()[0]
+    expected = np.array(Image.fromarray(colours).convert("L"))
+    assert np.array_equal(images.to_grey(every)[0, ..., 0].numpy(), expected)
+    assert images.to_grey(every).shape == (1, 16, 16, 1)
 
 
 def test_to_unit_gives_exact_8_bit_levels() -> None:

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from trainer.errors import UserError
 from trainer.judge.identity import Identity
 from trainer.judge.perceptual import Perceptual
 from trainer.judge.regions import Measure, score_regions, sharpness
@@ -22,10 +21,10 @@ from trainer.judge.scores import PhotoScore, summarise
 from trainer.photos.boxes import Box, clip
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.skips import SkippedPhoto
-from trainer.vae.autoencoder import image_channels, ratio
+from trainer.vae.autoencoder import input_pixels, ratio
 from trainer.vae.tiles import round_trip
 from vae_core.compare.figures import PATCH
-from vae_core.images import centre_crop_box, from_bytes, to_unit
+from vae_core.images import centre_crop_box, to_unit
 from vae_core.metrics import WINDOW, channel_mean_error, psnr, ssim_map
 
 __all__ = ["PhotoScore", "reconstruct", "score_pair", "score_photos", "summarise", "view"]
@@ -93,14 +92,7 @@ def reconstruct(vae: nn.Module, photo: np.ndarray, device: torch.device | str) -
 
 def as_pixels(vae: nn.Module, photo: np.ndarray) -> Tensor:
     """Convert uint8 [H, W, 3] to what a VAE takes: [1, C, H, W] in [-1, 1], grey if C is 1."""
-    channels = image_channels(vae)
-    if channels == 1:  # the luma of ITU-R BT.601, as Pillow converts
-        photo = np.array(Image.fromarray(photo).convert("L"))[..., None]
-    elif channels != 3:
-        raise UserError(
-            f"expected a VAE of pictures with 3 channels (or 1, grey), but this one has {channels}"
-        )
-    return from_bytes(torch.from_numpy(photo)[None])
+    return input_pixels(vae, torch.from_numpy(photo)[None])
 
 
 # Scoring

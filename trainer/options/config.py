@@ -14,6 +14,7 @@ from trainer.options.fields import Option, check_value, nearest, option, options
 
 BUNDLED = "bundled:"
 MODELS = Path(__file__).resolve().parents[2] / "models"
+ARCHITECTURES = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT_WARMUP = 100
 DEFAULT_CROPS = 8
 
@@ -37,14 +38,14 @@ class TrainConfig:
     vae: str = _places(
         ...,
         "base VAE: a hub id (org/name or org/name:subfolder), a diffusers folder, a .safetensors "
-        "file (a VAE alone or a full checkpoint), a config.json for random weights, or "
-        "bundled:kl-f8-small",
+        "file (a VAE alone or a full checkpoint), a config.json for random weights, "
+        "bundled:kl-f8-small, or bundled:digits-vae, an architecture with random weights",
         also=("model", "base", "pretrained_model_name_or_path"),
     )
     data: str = _places(
         ...,
         "photos to train on: a folder (searched through), a hub data set id, Parquet files, "
-        "WebDataset shards, or demo:train",
+        "WebDataset shards, demo:train, or sklearn:digits",
         also=("train_data_dir", "dataset_name", "dataset"),
     )
     output: str = _places(..., "folder of the run, made if it is not there", also=("output_dir",))
@@ -57,7 +58,7 @@ class TrainConfig:
     config: str | None = _places(
         None, "TOML file of options; flags beat it, it beats --preset", command_line_only=True
     )
-    preset: Literal["demo", "faces", "ft-mse", "ft-ema"] | None = _places(
+    preset: Literal["demo", "digits", "faces", "ft-mse", "ft-ema"] | None = _places(
         None, "options for a purpose; everything else beats them"
     )
     resume: bool = _places(
@@ -149,6 +150,18 @@ class TrainConfig:
         "averaged over the batch; it trains with --trainable all, else it is only reported",
         at_least=0,
         also=("beta",),
+    )
+    posterior: Literal["sample", "mode"] = _loss(
+        "sample",
+        "what the decoder gets in training: a draw from the posterior, or its mode, which with "
+        "--trainable all and --kl-weight 0 makes a plain autoencoder. Evaluation takes the mode",
+    )
+    noise_factor: float = _loss(
+        0.0,
+        "denoising: deviation of the Gaussian noise that is added to what the encoder sees, in "
+        "pixels of [-1, 1], and clipped to that range; the loss compares with the clean crop. A "
+        "factor for pixels of [0, 1], as in tutorials, is half of it; 0: none",
+        at_least=0,
     )
 
     teacher: str | None = _loss(
@@ -394,10 +407,11 @@ def recipe(config: TrainConfig) -> dict[str, Any]:
 
 
 def resolve_vae(spec: str) -> str:
-    """Turn `bundled:NAME` into the file of a bundled model; anything else is unchanged."""
+    """Turn `bundled:NAME` into the file of a model or architecture; anything else is unchanged."""
     if not spec.startswith(BUNDLED):
         return spec
-    files = {file.parent.name: file for file in sorted(MODELS.glob("*/vae.safetensors"))}
+    files = {file.stem: file for file in sorted(ARCHITECTURES.glob("*.json"))}
+    files |= {file.parent.name: file for file in sorted(MODELS.glob("*/vae.safetensors"))}
     name = spec.removeprefix(BUNDLED)
     if name in files:
         return str(files[name])

@@ -144,6 +144,11 @@ def _check_cache(config: TrainConfig) -> None:
             "Expected --cache-latents together with --trainable decoder, but got --trainable all: "
             "cached latents do not follow an encoder that trains, so drop one of the two."
         )
+    if config.cache_latents and config.noise_factor:
+        raise UserError(
+            f"Expected --cache-latents without --noise-factor, but it is {config.noise_factor:g}: "
+            "cached latents are those of clean photos, so drop one of the two."
+        )
     if config.cache_latents and config.streaming:
         raise UserError(
             "Expected --cache-latents without --streaming: a cache needs the list of all photos "

@@ -17,6 +17,7 @@ from trainer.photos.scan import check_size
 from trainer.photos.skips import Skip, SkippedPhoto
 
 LatentShape = tuple[int, int, int]
+PixelShape = tuple[int, int, int]
 
 
 class Batch(NamedTuple):
@@ -27,6 +28,7 @@ class Batch(NamedTuple):
     ids: the photos' ids. skipped: photos that could not be read any more and were replaced.
     mean, logvar: float16 [b, C, h, w], the latents' moments where they come from a cache.
     faces: of each sample, the boxes (x, y, width, height) of known faces in its crop's pixels.
+    pixel_noise: float32 [b, C, R, R], standard normal, for the input of a denoising autoencoder.
     """
 
     pixels: Tensor
@@ -36,6 +38,7 @@ class Batch(NamedTuple):
     mean: Tensor | None = None
     logvar: Tensor | None = None
     faces: list[list[Box]] | None = None
+    pixel_noise: Tensor | None = None
 
 
 class NoBatch(NamedTuple):
@@ -50,7 +53,10 @@ class NoBatch(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One crop, uint8 [R, R, 3], its noise [C, h, w], the id of its photo, and cached moments."""
+    """One crop, uint8 [R, R, 3], its noise [C, h, w], the id of its photo, and what may be there.
+
+    mean, logvar: [C, h, w] from a cache; faces: boxes; pixel_noise: [C, R, R] for its pixels.
+    """
 
     crop: np.ndarray
     noise: Tensor
@@ -58,6 +64,7 @@ class Sample(NamedTuple):
     mean: Tensor | None = None
     logvar: Tensor | None = None
     faces: list[Box] | None = None
+    pixel_noise: Tensor | None = None
 
 
 class Draws(NamedTuple):
@@ -69,6 +76,7 @@ class Draws(NamedTuple):
     flip: bool
     share: float = 0.5  # of crops around a face, where faces are known
     heights: Heights = HEIGHTS  # of those faces
+    pixel_noise: PixelShape | None = None  # C, R, R; None: none is drawn
 
 
 class Slots(NamedTuple):
@@ -121,7 +129,8 @@ def _sample(
     crop = make_crop(photos, open_photo, tiles, draws.resolution)
     photo_id = photos[place.index].id
     noise = make_noise(photo_id, place, draws)
-    return Sample(crop, noise, photo_id, faces=boxes_of(photos, tiles))
+    pixel_noise = draws.pixel_noise and _normal(draws.pixel_noise, "pixels", photo_id, place, draws)
+    return Sample(crop, noise, photo_id, None, None, boxes_of(photos, tiles), pixel_noise)
 
 
 def plan_crop(
@@ -166,9 +175,12 @@ def _refuse_changed(photo: Photo, opened: OpenPhoto) -> None:
 
 def make_noise(photo_id: str, place: Place, draws: Draws) -> Tensor:
     """Draw the noise of a place: float32 [C, h, w], standard normal."""
-    purpose = _purpose("noise", place)
-    generator = sample_generator(draws.seed, place.epoch, photo_id, purpose)
-    return torch.randn(draws.latent_shape, generator=generator)
+    return _normal(draws.latent_shape, "noise", photo_id, place, draws)
+
+
+def _normal(shape: tuple[int, ...], what: str, photo_id: str, place: Place, draws: Draws) -> Tensor:
+    generator = sample_generator(draws.seed, place.epoch, photo_id, _purpose(what, place))
+    return torch.randn(shape, generator=generator)
 
 
 def _purpose(what: str, place: Place) -> str:
@@ -183,7 +195,8 @@ def collate(samples: Sequence[Sample], skipped: list[Skip]) -> Batch:
     ids = [sample.photo_id for sample in samples]
     moments = (_joined([getattr(s, part) for s in samples]) for part in ("mean", "logvar"))
     faces = [sample.faces or [] for sample in samples]
-    return Batch(pixels, noise, ids, list(dict.fromkeys(skipped)), *moments, faces)
+    added = _joined([sample.pixel_noise for sample in samples])
+    return Batch(pixels, noise, ids, list(dict.fromkeys(skipped)), *moments, faces, added)
 
 
 def _joined(tensors: list[Tensor | None]) -> Tensor | None:

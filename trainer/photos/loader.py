@@ -23,6 +23,7 @@ from trainer.photos.batches import (
     Draws,
     LatentShape,
     NoBatch,
+    PixelShape,
     Sample,
     Slots,
     collate,
@@ -60,20 +61,22 @@ def training_batches(
     cache: LatentCache | None = None,
     face_share: float = 0.5,
     face_heights: Heights = HEIGHTS,
+    pixel_noise: PixelShape | None = None,
 ) -> Iterator[Batch]:
     """Yield batches without end: pixels uint8 [b, R, R, 3], noise [b, *latent_shape].
 
     `start` is the number of samples that all processes together have consumed before.
     `background`, if given, replaces the set's own ("#rrggbb" or 0 .. 255). With a `cache`, crops
     and moments are read from it, and noise is drawn afresh in each epoch. Of photos whose faces are
-    known, `face_share` of the crops lie around one, `face_heights` pixels high. A photo that can no
-    longer be read is replaced by the next in the epoch's order and reported in Batch.skipped;
-    UserError where more than 10 % of the set (and more than 10 photos) fail.
+    known, `face_share` of the crops lie around one, `face_heights` pixels high. `pixel_noise` is
+    the shape of noise that is drawn for each crop's pixels besides. A photo that can no longer be
+    read is replaced by the next in the epoch's order and reported in Batch.skipped; UserError where
+    more than 10 % of the set (and more than 10 photos) fail.
     """
     if background is not None:
         rgb = ImageColor.getrgb(background) if isinstance(background, str) else background
         photos = replace(photos, background=rgb)
-    draws = Draws(seed, resolution, latent_shape, flip, face_share, face_heights)
+    draws = Draws(seed, resolution, latent_shape, flip, face_share, face_heights, pixel_noise)
     slots = Slots(batch_size, rank, world, start)
     if isinstance(photos, PhotoStream):
         streamed = StreamedBatches(photos, draws, slots)

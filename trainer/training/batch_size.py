@@ -165,9 +165,11 @@ def _try_step(run: Run) -> None:
     shape = (config.batch_size, image_channels(run.vae), config.resolution, config.resolution)
     pixels = torch.rand(shape, generator=generator) * 2 - 1
     noise = torch.randn((config.batch_size, *run.latent_shape()), generator=generator)
-    inputs = [pixels.to(device), noise.to(device)]
+    pixels, noise = pixels.to(device), noise.to(device)
+    posterior = None
     if config.cache_latents:
-        inputs.append(Posterior(inputs[1].half(), None if is_tiny(run.vae) else inputs[1].half()))
+        posterior = Posterior(noise.half(), None if is_tiny(run.vae) else noise.half())
+    inputs = pixels, noise, posterior, None, pixels.clone() if config.noise_factor else None
     step = run.accelerator.unwrap_model(run.step_module)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         step(*inputs)["loss"].backward()

@@ -40,8 +40,7 @@ from trainer.training.judging import original
 from trainer.training.meter import refresh_seconds
 from trainer.training.run import Run
 from trainer.training.run_folder import exclusive
-from trainer.vae.autoencoder import encode
-from vae_core.images import from_bytes
+from trainer.vae.autoencoder import encode, input_pixels
 
 LOCK = ".lock"
 # Of one photo, encoded at a time: 4 crops of 512, 16 of 256. Crops of different photos never share
@@ -166,7 +165,7 @@ def encode_photo(vae: nn.Module, item: CropSet, accelerator: Accelerator) -> Pho
     parts: tuple[list[Tensor], list[Tensor]] = [], []
     for crops in item.crops.split(at_once):
         with torch.no_grad(), accelerator.autocast():
-            posterior = encode(vae, from_bytes(crops.to(accelerator.device)))
+            posterior = encode(vae, input_pixels(vae, crops.to(accelerator.device)))
         for kept, moments in zip(parts, posterior, strict=True):
             if moments is not None:
                 kept.append(_as_float16(moments, item.name))

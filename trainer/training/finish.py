@@ -29,10 +29,9 @@ from trainer.training.outcome import Outcome, at_end, find_outcome, guard_facts,
 from trainer.training.run import Run
 from trainer.training.start_text import loss_in_words
 from trainer.training.waiting import advice, share_of_run
-from trainer.vae.autoencoder import from_state
+from trainer.vae.autoencoder import from_state, image_channels, input_pixels
 from trainer.vae.export import Exported, export_run
 from vae_core.files import write_text
-from vae_core.images import from_bytes
 
 PROBE_SIDE = 256  # pixels; enough to compare decodes, and quick where there is no GPU
 
@@ -129,17 +128,18 @@ def _checked(exported: Exported) -> dict[str, Any]:
 
 
 def _probe(run: Run) -> Tensor:
-    """Take a held-out photo to decode by model and files: [1, 3, H, W] in [-1, 1]."""
+    """Take a held-out photo to decode by model and files: [1, C, H, W] in [-1, 1]."""
     multiple = multiple_for(run.reference)
     side = min(PROBE_SIDE, run.config.eval_resolution)
     for index in range(len(run.photos.val)):
         try:
             seen, _ = view(run.photos.val.image(index), None, side, multiple)
-            return from_bytes(torch.from_numpy(seen)[None])
+            return input_pixels(run.reference, torch.from_numpy(seen)[None])
         except SkippedPhoto:
             continue
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, 3, 4 * multiple, 4 * multiple, generator=generator) * 2 - 1
+    shape = (1, image_channels(run.reference), 4 * multiple, 4 * multiple)
+    return torch.rand(shape, generator=generator) * 2 - 1
 
 
 def _pictures(run: Run, tuned: torch.nn.Module, outcome: Outcome) -> list[Picture]:

@@ -23,8 +23,7 @@ from trainer.training.optimizer import set_learning_rate
 from trainer.training.run import Run
 from trainer.training.schedule import learning_rate, progress
 from trainer.training.waiting import TimedBatches
-from trainer.vae.autoencoder import Posterior
-from vae_core.images import from_bytes
+from trainer.vae.autoencoder import Posterior, input_pixels
 
 MOST_SKIPPED_IN_A_ROW = 10
 
@@ -94,6 +93,7 @@ def batches_of(run: Run) -> Iterator[Batch]:
             cache=run.cache,
             face_share=run.config.face_share,
             face_heights=Heights(run.config.face_min_height, run.config.face_max_height),
+            pixel_noise=run.pixel_noise_shape(),
         )
     )
 
@@ -131,10 +131,11 @@ def _backward(run: Run, batches: list[Batch]) -> Terms:
 def forward(run: Run, batch: Batch) -> Terms:
     """Score one micro-batch, from pixels or from cached moments."""
     device = run.accelerator.device
-    pixels = from_bytes(on_device(batch.pixels, device))
+    pixels = input_pixels(run.vae, on_device(batch.pixels, device))
     noise = on_device(batch.noise, device)
     if batch.mean is None:
-        return run.step_module(pixels, noise, None, batch.faces)
+        added = None if batch.pixel_noise is None else on_device(batch.pixel_noise, device)
+        return run.step_module(pixels, noise, None, batch.faces, added)
     logvar = None if batch.logvar is None else on_device(batch.logvar, device)
     posterior = Posterior(on_device(batch.mean, device), logvar)
     return run.step_module(pixels, noise, posterior, batch.faces)

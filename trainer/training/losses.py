@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainer.judge.perceptual import Perceptual
 from trainer.training.adversary import Adversary
+from trainer.training.denoising import disturbed
 from trainer.training.face_terms import (
     Boxes,
     face_windows,
@@ -99,12 +100,16 @@ class TrainStep(nn.Module):
         teacher: Teacher | None = None,
         teacher_weight: float = 0.0,
         teacher_share: float = 0.0,
+        samples: bool = True,
+        noise_factor: float = 0.0,
     ) -> None:
         """Keep the VAE and the weights of the loss; without LPIPS, `perceptual` may be None.
 
         `lpips_crop`: side of the random window that LPIPS sees of each crop; 0: all of it.
-        `adversary`: a discriminator, with its weight; no parameter of this module. `teacher`: a
-        VAE whose latents the mean is drawn to and a share of each batch is decoded from.
+        `adversary`: a discriminator, with its weight; no parameter of this module.
+        `teacher`: a VAE whose latents the mean is drawn to, and a share of each batch decoded from.
+        `samples`: whether the decoder gets a draw from the posterior, or its mode.
+        `noise_factor`: deviation of the noise on what the encoder sees, in pixels of [-1, 1].
         """
         super().__init__()
         if (lpips_weight or face_lpips_weight) and perceptual is None:
@@ -123,6 +128,8 @@ class TrainStep(nn.Module):
         self.adversary = adversary
         self.teacher, self.teacher_weight = teacher, teacher_weight
         self.teacher_share = teacher_share
+        self.samples = samples
+        self.noise_factor = noise_factor
 
     def forward(
         self,
@@ -130,11 +137,14 @@ class TrainStep(nn.Module):
         noise: Tensor,
         posterior: Posterior | None = None,
         faces: Boxes | None = None,
+        pixel_noise: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Score pixels [B, C, H, W] in [-1, 1] with noise [B, C, h, w] from N(0, I) -> scalars.
 
         A `posterior` that is given, from a cache and in any float type, stands for encoding.
-        `faces` are the boxes (x, y, width, height) of each picture, in its pixels.
+        `faces` are the boxes (x, y, width, height) of each picture, in its pixels. With a noise
+        factor `pixel_noise` [B, C, H, W] from N(0, I) disturbs what is encoded; what the output is
+        compared with stays clean.
 
         "loss" is what to minimise, weighted; the parts stand beside it unweighted: "rec", "lpips"
         ("distance" where the perceptual distance is not LPIPS; absent at weight 0), "face_lpips"
@@ -142,8 +152,12 @@ class TrainStep(nn.Module):
         without a posterior), and what the adversary adds once it is at work. With a frozen encoder
         KL has no gradient and is left out of the loss.
         """
-        posterior = self._encode(pixels) if posterior is None else _in_float32(posterior)
-        latent, taught = self._taught(posterior, pixels, _draw(posterior, noise))
+        if posterior is None:
+            posterior = self._encode(self._seen(pixels, pixel_noise))
+        else:
+            posterior = _in_float32(posterior)
+        latent = _draw(posterior, noise) if self.samples else posterior.mean.float()
+        latent, taught = self._taught(posterior, pixels, latent)
         output = decode(self.vae, latent).float()
         parts = self._reconstruction(output, pixels, noise, faces) | taught
         loss = sum(weight * part for weight, part in parts.values())
@@ -157,6 +171,14 @@ class TrainStep(nn.Module):
             if self.train_encoder:
                 loss = loss + self.kl_weight * kl
         return {"loss": loss} | scalars
+
+    def _seen(self, pixels: Tensor, pixel_noise: Tensor | None) -> Tensor:
+        """Give what the encoder sees."""
+        if not self.noise_factor:
+            return pixels
+        if pixel_noise is None:
+            raise ValueError("Expected noise for the pixels with a noise factor above 0, got none.")
+        return disturbed(pixels, pixel_noise, self.noise_factor)
 
     def _encode(self, pixels: Tensor) -> Posterior:
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):

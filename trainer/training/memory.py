@@ -271,7 +271,7 @@ def _inputs(config: TrainConfig, vae: nn.Module, device: torch.device) -> tuple[
     face = (side / 4, side / 4, side / 2, side / 2)
     faces = [[face] * MOST_WINDOWS] * batch  # the most that is seen of faces
     if not config.cache_latents:
-        return pixels, noise, None, faces
+        return pixels, noise, None, faces, pixels.clone() if config.noise_factor else None
     moments = Posterior(noise.half(), None if is_tiny(vae) else noise.half())
     return pixels, noise, moments, faces
 

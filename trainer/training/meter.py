@@ -16,6 +16,9 @@ from trainer.training.run import State
 from trainer.training.schedule import progress, seconds_left
 from trainer.training.waiting import WORTH_SHOWING
 
+ONE_TERM = ("loss", "lpips", "distance")
+BOTH_TERMS = ("loss", "rec", "kl", "lpips", "distance")  # KL trains with the encoder alone
+
 
 def refresh_seconds() -> float:
     """Return how often a bar is drawn: seldom where it goes to a file, which keeps every line."""
@@ -57,9 +60,8 @@ class Meter:
 
     def log(self, state: State, values: dict[str, float]) -> None:
         """Log one step: to metrics.jsonl, to the trackers, and beside the bar."""
-        self._shown = {
-            name: f"{values[name]:.4f}" for name in ("loss", "lpips", "distance") if name in values
-        }
+        names = BOTH_TERMS if self._config.trains_encoder else ONE_TERM
+        self._shown = {name: f"{values[name]:.4f}" for name in names if name in values}
         if values.get("wait", 0.0) > WORTH_SHOWING:
             self._shown["wait"] = f"{values['wait']:.0%}"
         record = {

@@ -130,6 +130,11 @@ class Run:
         side = self.config.resolution // ratio(self.vae)
         return latent_channels(self.vae), side, side
 
+    def pixel_noise_shape(self) -> tuple[int, int, int] | None:
+        """Return the shape of the noise on one training input, C, R, R; None without any."""
+        side = self.config.resolution
+        return (image_channels(self.vae), side, side) if self.config.noise_factor else None
+
 
 def choose_trained(vae: nn.Module, config: TrainConfig) -> None:
     """Freeze all but what `--trainable` and `--lora-rank` name.
@@ -184,6 +189,8 @@ def make_step(
         teacher=teacher,
         teacher_weight=config.teacher_weight,
         teacher_share=config.teacher_share,
+        samples=config.posterior == "sample",
+        noise_factor=config.noise_factor,
     )
 
 

@@ -28,6 +28,7 @@ from trainer.training.run import Photos
 from trainer.training.teacher import Teacher, make_teacher
 from trainer.training.ticks import ticks
 from trainer.vae.base import Base, load_base
+from vae_core.lpips import SMALLEST_SIDE
 
 LOGS = "logs"
 # Gradients are averaged bucket by bucket while the backward pass goes on, in the bucket itself: no
@@ -209,7 +210,12 @@ def _at_most(photos: PhotoSet | None, most: int | None) -> PhotoSet | None:
 
 
 def open_perceptual(config: TrainConfig, accelerator: Accelerator, base: Base) -> Perceptual | None:
-    """Find the LPIPS weights, or for the demo the features that stand in for them."""
+    """Find the LPIPS weights, or for the demo the features that stand in for them.
+
+    None where neither the loss nor the evaluation has pixels enough for LPIPS: nothing is fetched.
+    """
+    if not config.uses_perceptual and config.eval_resolution < SMALLEST_SIDE[config.lpips_net]:
+        return None
     return main_first(
         accelerator,
         lambda: load_perceptual(

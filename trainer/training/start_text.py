@@ -17,7 +17,7 @@ from trainer.photos.face_counts import training_faces_in_words
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sample_line import sample_line
 from trainer.photos.streaming import PhotoStream
-from trainer.training import adversary, face_terms, high_frequency
+from trainer.training import adversary, denoising, face_terms, high_frequency
 from trainer.training.cache_plan import in_words, plan_cache
 from trainer.training.guard import PATIENCE
 from trainer.training.losses import describe_reductions
@@ -32,6 +32,7 @@ ACTIVATIONS = {
     "checkpoint": ", activations computed twice",
 }
 PRECISION_NAMES = {"no": "fp32", "fp16": "fp16 over fp32 weights", "bf16": "bf16 over fp32 weights"}
+_MODE = "latent: the posterior's mode; nothing is drawn"
 INDENT = 12  # columns before the text of a line
 
 
@@ -197,6 +198,8 @@ def _optional_terms(config: TrainConfig, perceptual: Perceptual | None) -> list[
     terms = face_terms.in_words(config.face_weight, config.face_lpips_weight, distance)
     terms += [high_frequency.in_words(config.hf_weight)] if config.hf_weight else []
     terms += teacher_in_words(config)
+    terms += [denoising.in_words(config.noise_factor)] if config.noise_factor else []
+    terms += [_MODE] if config.posterior == "mode" else []
     return terms + ([adversary.in_words(config)] if config.gan_weight else [])
 
 

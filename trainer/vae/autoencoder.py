@@ -11,7 +11,9 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
+from trainer.errors import UserError
 from vae_core.architecture import architecture_from_config
+from vae_core.images import from_bytes, to_grey
 
 DECODER_PREFIXES = ("decoder.", "post_quant_conv.")
 _LOGVAR = (-30.0, 20.0)  # as DiagonalGaussianDistribution of LDM and diffusers clamps it
@@ -52,8 +54,21 @@ def architecture_of(vae: nn.Module) -> dict[str, Any]:
     return architecture_from_config(config)
 
 
+def input_pixels(vae: nn.Module, images: Tensor) -> Tensor:
+    """Convert uint8 [B, H, W, 3] to what a VAE takes: [B, C, H, W] in [-1, 1], grey if C is 1.
+
+    Raises UserError for a VAE of any other number of channels.
+    """
+    channels = image_channels(vae)
+    if channels not in (1, 3):
+        raise UserError(
+            f"expected a VAE of pictures with 3 channels (or 1, grey), but this one has {channels}"
+        )
+    return from_bytes(to_grey(images) if channels == 1 else images)
+
+
 def encode(vae: nn.Module, pixels: Tensor) -> Posterior:
-    """Encode pixels [B, 3, H, W] in [-1, 1] into the posterior of their raw latent [B, C, h, w]."""
+    """Encode pixels [B, C, H, W] in [-1, 1] into the posterior of their raw latent [B, C, h, w]."""
     if is_tiny(vae):
         # Not through encoder.forward: with gradient checkpointing on, that leaves out this map.
         return Posterior(vae.encoder.layers(_fastest_layout(pixels).add(1).div(2)), None)
