@@ -2,13 +2,10 @@
 
 import copy
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
 import torch
-
-PACK = Path(os.environ["VAE_LAB_PACK"])
 
 DDCONFIG = {
     "double_z": True,
@@ -24,8 +21,8 @@ DDCONFIG = {
 
 @pytest.fixture(scope="module")
 def live_bytes():
-    """What follows the memory of operations; read as a file, as the trainer is no part here."""
-    path = PACK / "trainer/training/live_bytes.py"
+    """What follows the memory of operations; a file beside the tests, as a pack has no trainer."""
+    path = Path(__file__).resolve().parents[3] / "trainer/training/live_bytes.py"
     spec = importlib.util.spec_from_file_location("live_bytes", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
