@@ -18,6 +18,7 @@ if not __package__:  # run as a file: import from the project's root, not from t
 import torch
 from accelerate import Accelerator
 
+from trainer.command import parser_of
 from trainer.comparison import NO_LPIPS, SMALLEST, check_request, compare_vaes
 from trainer.errors import UserError, sentence
 from trainer.photos.face_finder import DOWNLOAD
@@ -51,10 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; a wrong one ends the process with 2 and a sentence."""
-    first, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add(
         "--vae",

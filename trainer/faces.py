@@ -15,6 +15,7 @@ from pathlib import Path
 if not __package__:  # run as a file: import from the project's root, not from trainer/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from trainer.command import parser_of
 from trainer.errors import UserError, sentence
 from trainer.judge.face_sheet import Cell, save_face_sheet
 from trainer.photos.face_counts import count_faces, counts_in_words
@@ -48,10 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; a wrong one ends the process with 2 and a sentence."""
-    first, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add("--data", required=True, help="photos: folder, Parquet, WebDataset, or hub data set")
     add("--output", required=True, type=Path, metavar="FILE", help="the face index, .parquet")

@@ -13,6 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a file: import from the project's root, not from trainer/
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from trainer.command import parser_of
 from trainer.errors import UserError, sentence
 from trainer.textbook_vae import pictures
 from trainer.textbook_vae.anomalies import anomalies
@@ -45,10 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; a wrong one ends the process with 2 and a sentence."""
-    first, _, rest = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add = parser.add_argument
     add("lesson", choices=list(LESSONS), metavar="LESSON", help=", ".join(LESSONS))
     add("--variant", choices=list(VARIANTS), default="vae", help="(default vae)")

@@ -80,7 +80,7 @@ def test_a_share_of_the_batch_is_decoded_from_its_latents(
     torch.testing.assert_close(rec, (tiny_vae.decode(latents).sample - x).square().mean())
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.3, 1), (0.5, 2), (1.0, 4)])
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.3, 1), (0.4, 2), (0.5, 2), (1.0, 4)])
 def test_so_many_of_a_batch(share: float, count: int) -> None:
     found = mixed(torch.zeros(4, 1, 1, 1), torch.ones(4, 1, 1, 1), share)
     assert found.flatten().tolist() == [1.0] * count + [0.0] * (4 - count)

@@ -180,7 +180,7 @@ class TrainConfig:
     teacher_share: float = _loss(
         0.0,
         "share of each batch that is decoded from the teacher's latents instead of its own, so "
-        "that latents of other encoders decode as well",
+        "that latents of other encoders decode as well; rounded to whole crops",
         at_least=0,
         at_most=1,
     )

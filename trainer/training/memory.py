@@ -2,8 +2,8 @@
 
 The step itself (encode, sample, decode, loss, backward) runs once on fake tensors, which have
 shapes and a device but no data, while each storage is followed from its birth to its end. So the
-count holds for any architecture, precision and loss. It leaves out a teacher, and
-what no tensor holds: a GPU's driver and work space. On the CPU that is added as measured
+count holds for any architecture, precision and loss. It leaves out a teacher, and what
+no tensor holds: a GPU's driver and work space. On the CPU that is added as measured
 (benchmarks/memory_forecast.py).
 https://docs.pytorch.org/docs/stable/user_guide/torch_compiler/torch.compiler_fake_tensor.html
 """

@@ -230,10 +230,10 @@ def open_perceptual(config: TrainConfig, accelerator: Accelerator, base: Base) -
 
 
 def open_teacher(config: TrainConfig, accelerator: Accelerator, student: Base) -> Teacher | None:
-    """Load the VAE of --teacher onto the device; None without one."""
+    """Load the VAE of --teacher, of the student's family, onto the device; None without one."""
     if config.teacher is None:
         return None
-    base = main_first(accelerator, lambda: load_base(resolve_vae(config.teacher)))
+    base = main_first(accelerator, lambda: load_base(resolve_vae(config.teacher), config.family))
     return make_teacher(base, student, accelerator.device)
 
 

@@ -74,8 +74,13 @@ def _scaling(base: Base, flag: str) -> Scaling:
 
 def mixed(latent: Tensor, taught: Tensor, share: float) -> Tensor:
     """Put the teacher's latents in the place of the first `share` of a batch [B, C, h, w]."""
-    count = round(share * len(latent))
+    count = taught_of(share, len(latent))
     return torch.cat([taught[:count].to(latent.dtype), latent[count:]])
+
+
+def taught_of(share: float, batch: int) -> int:
+    """Round a share of a batch to whole crops."""
+    return round(share * batch)
 
 
 def in_words(config: TrainConfig) -> list[str]:
@@ -88,5 +93,8 @@ def in_words(config: TrainConfig) -> list[str]:
             f"{config.teacher_weight:g}"
         )
     if config.teacher_share:
-        lines.append(f"{config.teacher_share:.0%} of each batch are decoded from its latents")
+        count = taught_of(config.teacher_share, config.batch_size)
+        lines.append(
+            f"{count} of the {config.batch_size} crops of a batch are decoded from its latents"
+        )
     return lines
