@@ -17,6 +17,7 @@ from trainer.command import parser_of
 from trainer.errors import UserError, sentence
 from trainer.textbook_vae import pictures
 from trainer.textbook_vae.anomalies import anomalies
+from trainer.textbook_vae.channel_counts import channel_counts
 from trainer.textbook_vae.channels import channels
 from trainer.textbook_vae.clusters import clusters
 from trainer.textbook_vae.digits import CARRIED
@@ -24,7 +25,7 @@ from trainer.textbook_vae.drawings import save
 from trainer.textbook_vae.elbo import REC_LOSSES
 from trainer.textbook_vae.latent_map import decoded_map, latent_map, maps
 from trainer.textbook_vae.settings import CARRIED_EPOCHS, DEFAULT_EPOCHS, VARIANTS, Settings
-from trainer.textbook_vae.shelf import Shelf
+from trainer.textbook_vae.shelf import MINUTES, Shelf
 from trainer.textbook_vae.sizes import sizes
 
 FAILED = 1
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the process's exit code."""
     options = parse(argv)
     try:
-        for line in LESSONS[options.lesson](Shelf(options.output, settings_of(options))):
+        shelf = Shelf(options.output, settings_of(options), minutes=options.minutes)
+        for line in LESSONS[options.lesson](shelf):
             print(line)
     except (UserError, OSError) as error:
         print(f"textbook: {sentence(error)}", file=sys.stderr)
@@ -63,6 +65,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=_count, default=128, metavar="N", help="(default 128)")
     add("--learning-rate", type=_number, default=1e-3, metavar="X", help="of Adam (default 0.001)")
     add("--seed", type=int, default=0, metavar="N", help="(default 0)")
+    add(
+        "--minutes",
+        type=_number,
+        default=MINUTES,
+        metavar="X",
+        help=f"of training for each VAE of channel-counts (default {MINUTES:g})",
+    )
     add("--output", type=Path, default=Path("runs/textbook"), help="folder of pictures and models")
     options = parser.parse_args(argv)
     if options.beta != 1 and options.variant != "vae":
@@ -92,7 +101,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return Settings(**chosen)
 
 
-NO_SETTINGS = ("lesson", "output")
+NO_SETTINGS = ("lesson", "minutes", "output")
 
 
 # Lessons
@@ -133,6 +142,7 @@ LESSONS: dict[str, Lesson] = {
     "anomalies": _drawn("anomalies", anomalies),
     "sizes": sizes,
     "channels": lambda shelf: channels(),
+    "channel-counts": channel_counts,
 }
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from trainer.errors import UserError
 from trainer.options.config import TrainConfig
 from trainer.training.losses import TrainStep
-from trainer.training.teacher import Teacher, make_teacher, mixed
+from trainer.training.memory import expected_memory
+from trainer.training.teacher import Teacher, make_teacher, mixed, taught_of
 from trainer.vae.base import load_base
 
 SD1 = 0.18215
@@ -80,10 +81,35 @@ def test_a_share_of_the_batch_is_decoded_from_its_latents(
     torch.testing.assert_close(rec, (tiny_vae.decode(latents).sample - x).square().mean())
 
 
+def test_the_teacher_sees_those_alone(tiny_vae: AutoencoderKL, teacher: Teacher) -> None:
+    x, noise = pixels(), torch.zeros(4, 4, 8, 8)
+    apart = make_step(tiny_vae, teacher, 1.0, 0.5)(x, noise)["teacher"]
+    mean = tiny_vae.encode(x).latent_dist.mean
+    expected = ((mean - teacher.latents(x))[:2] * SD1).square().mean()
+    torch.testing.assert_close(apart, expected)
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.3, 1), (0.4, 2), (0.5, 2), (1.0, 4)])
 def test_so_many_of_a_batch(share: float, count: int) -> None:
-    found = mixed(torch.zeros(4, 1, 1, 1), torch.ones(4, 1, 1, 1), share)
+    found = mixed(torch.zeros(4, 1, 1, 1), torch.ones(4, 1, 1, 1), taught_of(share, 4))
     assert found.flatten().tolist() == [1.0] * count + [0.0] * (4 - count)
+
+
+def test_it_is_counted_in_what_a_run_needs(
+    tiny_vae: AutoencoderKL, teacher: Teacher, taesd: Path, tiny_base: Path
+) -> None:
+    flags = {"teacher": "t", "teacher_weight": 1.0, "trainable": "all"}
+    config = TrainConfig(
+        vae="v", data="d", output="o", lpips_weight=0.0, resolution=64, batch_size=4, **flags
+    )
+    architecture = load_base(str(tiny_base)).architecture
+    without = expected_memory(config, architecture, None)
+    memory = expected_memory(config, architecture, None, teacher=teacher)
+    encoder = AutoencoderTiny.from_pretrained(taesd).encoder
+    assert memory.lasting["teacher"] == 4 * sum(weight.numel() for weight in encoder.parameters())
+    assert "perceptual weights" not in memory.lasting and "teacher" not in without.lasting
+    latents = 4 * 4 * 4 * 32 * 32  # of the teacher and of the student, until they are compared
+    assert sum(memory.step.values()) >= sum(without.step.values()) + latents
 
 
 def test_a_run_comes_nearer_to_the_teacher(train, tmp_path: Path, taesd: Path) -> None:

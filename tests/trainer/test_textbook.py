@@ -16,7 +16,7 @@ from torch.distributions import MultivariateNormal
 
 from trainer.errors import UserError
 from trainer.textbook import LESSONS, main
-from trainer.textbook_vae import fitting
+from trainer.textbook_vae import channel_counts, fitting
 from trainer.textbook_vae.anomalies import auroc
 from trainer.textbook_vae.channels import without
 from trainer.textbook_vae.clusters import purity, purity_of
@@ -28,6 +28,7 @@ from trainer.textbook_vae.settings import VARIANTS, Settings, every_variant
 from trainer.textbook_vae.shapes import draw_shapes
 from trainer.textbook_vae.shelf import Shelf
 from trainer.textbook_vae.sizes import in_use
+from trainer.vae.base import load_base
 
 LEARNT = -285.0  # nats a digit: the bound that the short training below passes
 
@@ -307,7 +308,7 @@ MANY_MODELS = {"maps", "sizes"}  # left to the slow tier
 OF_DIGITS = [
     pytest.param(name, marks=[pytest.mark.slow] if name in MANY_MODELS else [])
     for name in LESSONS
-    if name != "channels"
+    if not name.startswith("channel")
 ]
 
 
@@ -319,6 +320,31 @@ def test_every_lesson_runs_and_draws_what_it_says(lesson: str, output, capsys) -
         with Image.open(path) as picture:
             picture.load()
     assert said
+
+
+@pytest.mark.slow
+def test_vaes_of_more_channels_are_trained_once_and_measured(tmp_path, capfd) -> None:
+    argv = ["channel-counts", "--minutes", "0.02", "--output", str(tmp_path)]
+    assert main(argv) == 0
+    first = capfd.readouterr().out.splitlines()
+    found = [line for line in first if line.endswith(" dB")]
+    assert [line.split()[0] for line in found] == ["3", "4", "8"]
+    with Image.open(tmp_path / "channel-counts.png") as picture:
+        assert picture.mode == "RGB"
+    for count in (3, 4, 8):
+        run = tmp_path / "models" / f"channels-{count}-0.02-minutes"
+        vae = load_base(str(run / "export" / "vae.safetensors")).vae
+        assert vae.config.latent_channels == count
+    assert main(argv) == 0
+    again = capfd.readouterr().out.splitlines()
+    assert again == [line for line in first if not line.startswith("training")]
+
+
+def test_a_training_that_fails_is_told_in_a_sentence(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setitem(channel_counts.OPTIONS, "--batch-size", 0)
+    assert main(["channel-counts", "--output", str(tmp_path)]) == 1
+    said = capfd.readouterr().err
+    assert "--batch-size" in said and "channels-3-3-minutes ended with 2" in said
 
 
 def test_a_kept_model_is_taken_for_equal_settings_alone(tmp_path, digits) -> None:

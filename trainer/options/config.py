@@ -39,7 +39,8 @@ class TrainConfig:
         ...,
         "base VAE: a hub id (org/name or org/name:subfolder), a diffusers folder, a .safetensors "
         "file (a VAE alone or a full checkpoint), a config.json for random weights, "
-        "bundled:kl-f8-small, or bundled:digits-vae, an architecture with random weights",
+        "bundled:kl-f8-small, or bundled:digits-vae or bundled:photo-vae, architectures with "
+        "random weights",
         also=("model", "base", "pretrained_model_name_or_path"),
     )
     data: str = _places(
@@ -180,7 +181,8 @@ class TrainConfig:
     teacher_share: float = _loss(
         0.0,
         "share of each batch that is decoded from the teacher's latents instead of its own, so "
-        "that latents of other encoders decode as well; rounded to whole crops",
+        "that latents of other encoders decode as well; rounded to whole crops. The teacher sees "
+        "these crops alone, which saves time, and all of a batch at 0",
         at_least=0,
         at_most=1,
     )

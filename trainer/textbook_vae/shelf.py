@@ -16,17 +16,24 @@ from trainer.textbook_vae.settings import Settings
 from vae_core.checkpoint import CheckpointError, read_header, read_tensors, write_safetensors
 
 SAID = 5  # lines that tell of a training
+MINUTES = 3.0
 
 
 class Shelf:
     """The models, digits and pictures of one output folder."""
 
     def __init__(
-        self, folder: Path, settings: Settings, say: Callable[[str], None] = print
+        self,
+        folder: Path,
+        settings: Settings,
+        say: Callable[[str], None] = print,
+        minutes: float = MINUTES,
     ) -> None:
+        """Open a folder; `minutes` is what each of the VAEs of photos is trained for."""
         self.folder = folder
         self.settings = settings
         self.say = say
+        self.minutes = minutes
 
     @cached_property
     def digits(self) -> DigitSets:

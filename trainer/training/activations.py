@@ -48,4 +48,7 @@ def _choose_own(plan: Plan) -> Kept:
 def _expected(plan: Plan, way: str) -> int:
     config = dataclasses.replace(plan.config, activation_memory=way)
     architecture, perceptual = plan.base.architecture, plan.perceptual
-    return expected_memory(config, architecture, perceptual, plan.world, plan.device).foretold
+    memory = expected_memory(
+        config, architecture, perceptual, plan.world, plan.device, plan.teacher
+    )
+    return memory.foretold

@@ -16,7 +16,12 @@ from trainer.errors import UserError
 from trainer.training.disk import size
 from trainer.training.distributed import highest, on_all
 from trainer.training.memory import discriminator_bytes, expected_memory, optimizer_bytes
-from trainer.training.out_of_memory import is_out_of_memory, less_memory, release
+from trainer.training.out_of_memory import (
+    is_out_of_memory,
+    less_memory,
+    less_memory_than,
+    release,
+)
 from trainer.training.run import Run
 from trainer.training.start_text import Plan
 from trainer.vae.autoencoder import Posterior, image_channels, is_tiny
@@ -103,7 +108,12 @@ def _expected(plan: Plan, batch_size: int) -> int:
     config = dataclasses.replace(plan.config, batch_size=batch_size)
     try:
         memory = expected_memory(
-            config, plan.base.architecture, plan.perceptual, plan.world, plan.device
+            config,
+            plan.base.architecture,
+            plan.perceptual,
+            plan.world,
+            plan.device,
+            plan.teacher,
         )
     except Exception as error:  # fake tensors do not know every device
         raise UserError(
@@ -116,7 +126,7 @@ def _expected(plan: Plan, batch_size: int) -> int:
 def _nothing_fits(plan: Plan, free: int) -> str:
     config = dataclasses.replace(plan.config, batch_size=1)
     ways = less_memory(
-        config, plan.base.architecture, plan.perceptual, plan.world, plan.device
+        config, plan.base.architecture, plan.perceptual, plan.world, plan.device, plan.teacher
     ).removeprefix("the device is out of memory, as ")
     return (
         f"Expected at least one crop to fit for --batch-size auto, but {SHARE:.0%} of "
@@ -133,8 +143,7 @@ def settle_batch_size(run: Run, counted: Choice) -> Choice:
         run.config = dataclasses.replace(run.config, batch_size=batch_size)
         if not highest(run.accelerator, not on_all(run.accelerator, partial(_fits, run))):
             return Choice(batch_size, f"{counted.found}\n{batch_size} was tried by a step and fits")
-    device, world = run.accelerator.device, run.accelerator.num_processes
-    raise UserError(less_memory(run.config, run.base.architecture, run.perceptual, world, device))
+    raise UserError(less_memory_than(run))
 
 
 def _fits(run: Run) -> bool:

@@ -39,7 +39,12 @@ def _disk(config: TrainConfig, base: Base) -> str:
 def _memory(plan: Plan) -> str:
     try:
         memory = expected_memory(
-            plan.config, plan.base.architecture, plan.perceptual, plan.world, plan.device
+            plan.config,
+            plan.base.architecture,
+            plan.perceptual,
+            plan.world,
+            plan.device,
+            plan.teacher,
         )
     except Exception as error:  # an estimate must not refuse a run that may well fit
         device = plan.device.type

@@ -21,7 +21,7 @@ from trainer.training.face_terms import (
     resample,
 )
 from trainer.training.high_frequency import detail_distance
-from trainer.training.teacher import Teacher, mixed
+from trainer.training.teacher import Teacher, mixed, taught_of
 from trainer.training.windows import corners, cut
 from trainer.vae.autoencoder import Posterior, decode, encode
 from vae_core.latents import kl_per_item, sample
@@ -187,13 +187,18 @@ class TrainStep(nn.Module):
     def _taught(
         self, posterior: Posterior, pixels: Tensor, latent: Tensor
     ) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
-        """Give the latent to decode, some of it the teacher's, and the distance to the teacher."""
+        """Give the latent to decode, some of it the teacher's, and the distance to the teacher.
+
+        The teacher sees the crops that are decoded from its latents, and all where none are.
+        """
         if self.teacher is None:
             return latent, {}
-        theirs = self.teacher.latents(pixels)
-        apart = self.teacher.distance(posterior.mean, theirs)
+        count = taught_of(self.teacher_share, len(pixels))
+        shown = slice(count or len(pixels))  # a teacher's pass costs as much as a light VAE's own
+        theirs = self.teacher.latents(pixels[shown])
+        apart = self.teacher.distance(posterior.mean[shown], theirs)
         parts = {"teacher": (self.teacher_weight, apart)} if self.teacher_weight else {}
-        return mixed(latent, theirs, self.teacher_share), parts
+        return mixed(latent, theirs, count), parts
 
     def _reconstruction(
         self, output: Tensor, pixels: Tensor, noise: Tensor, faces: Boxes | None

@@ -2,9 +2,8 @@
 
 The step itself (encode, sample, decode, loss, backward) runs once on fake tensors, which have
 shapes and a device but no data, while each storage is followed from its birth to its end. So the
-count holds for any architecture, precision and loss. It leaves out a teacher, and what
-no tensor holds: a GPU's driver and work space. On the CPU that is added as measured
-(benchmarks/memory_forecast.py).
+count holds for any architecture, precision and loss. It leaves out what no tensor holds: a GPU's
+driver and work space. On the CPU that is added as measured (benchmarks/memory_forecast.py).
 https://docs.pytorch.org/docs/stable/user_guide/torch_compiler/torch.compiler_fake_tensor.html
 """
 
@@ -25,6 +24,7 @@ from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
 from trainer.training.muon import is_hidden
 from trainer.training.run import choose_trained, make_step
+from trainer.training.teacher import Teacher
 from trainer.vae.autoencoder import (
     DECODER_PREFIXES,
     Posterior,
@@ -81,15 +81,16 @@ def expected_memory(
     perceptual: Perceptual | None,
     world: int = 1,
     device: torch.device | str = "cpu",
+    teacher: Teacher | None = None,
 ) -> Memory:
     """Count the memory of a run for one of `world` processes; allocates next to nothing itself."""
     device = torch.device(device)
     with FakeTensorMode(allow_non_fake_inputs=True):
         vae = planned_model(config, architecture)
         _make_fake(vae, device)
-        step = _count_step(config, vae, perceptual, device)
+        step = _count_step(config, vae, perceptual, device, teacher)
         measuring = _count_measuring(config, vae, perceptual, device)
-    lasting = _lasting(config, vae, world) | {"perceptual weights": step.perceptual_weights}
+    lasting = _lasting(config, vae, world) | _given(step.given, teacher)
     evaluation = {
         "averaged weights in place": _trained_bytes(vae),
         BASE: _bytes(vae.state_dict().values()),
@@ -178,6 +179,12 @@ def _lasting(config: TrainConfig, vae: nn.Module, world: int) -> dict[str, int]:
     }
 
 
+def _given(size: int, teacher: Teacher | None) -> dict[str, int]:
+    """Tell a teacher's weights from the perceptual distance's, of all that were given."""
+    taught = 0 if teacher is None else _bytes(teacher.vae.parameters())
+    return {"perceptual weights": size - taught, "teacher": taught}
+
+
 def _held(config: TrainConfig, vae: nn.Module) -> list[Tensor]:
     """List the weights that stay on the device; with cached latents, not those of the encoder."""
     return [
@@ -197,7 +204,7 @@ class StepMemory(NamedTuple):
     decoder: int
     loss: int
     backward: int
-    perceptual_weights: int
+    given: int  # real weights that the step reads: of the perceptual distance and of a teacher
 
     def parts(self) -> dict[str, int]:
         """Name what comes and goes with the step."""
@@ -210,7 +217,11 @@ class StepMemory(NamedTuple):
 
 
 def _count_step(
-    config: TrainConfig, vae: nn.Module, perceptual: Perceptual | None, device: torch.device
+    config: TrainConfig,
+    vae: nn.Module,
+    perceptual: Perceptual | None,
+    device: torch.device,
+    teacher: Teacher | None,
 ) -> StepMemory:
     live, marks = LiveBytes(), {}
     adversary = _planned_adversary(config, vae, device)
@@ -219,7 +230,7 @@ def _count_step(
     if config.uses_perceptual:
         distance = _marking(perceptual.distance, live, marks)
         perceptual = dataclasses.replace(perceptual, distance=distance)
-    step = make_step(config, vae, perceptual, adversary)
+    step = make_step(config, vae, perceptual, adversary, teacher)
     inputs = _inputs(config, vae, device)
     hook = vae.decoder.register_forward_pre_hook(lambda *_: marks.update(encoder=live.now))
     with live:

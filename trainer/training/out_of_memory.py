@@ -11,6 +11,8 @@ from trainer.judge.perceptual import Perceptual
 from trainer.options.config import TrainConfig, options
 from trainer.training.disk import size
 from trainer.training.memory import expected_memory
+from trainer.training.run import Run
+from trainer.training.teacher import Teacher
 
 UNCOUNTED = (
     "the device is out of memory: lower --batch-size (and raise --gradient-accumulation-steps by "
@@ -41,6 +43,7 @@ def less_memory(
     perceptual: Perceptual | None,
     world: int,
     device: torch.device,
+    teacher: Teacher | None = None,
 ) -> str:
     """Say what a run takes and which options would make it take less, each with its figure.
 
@@ -49,7 +52,7 @@ def less_memory(
 
     def counted(**changes: Any) -> int:
         changed = dataclasses.replace(config, **changes)
-        return expected_memory(changed, architecture, perceptual, world, device).total
+        return expected_memory(changed, architecture, perceptual, world, device, teacher).total
 
     try:
         now = counted()
@@ -67,6 +70,13 @@ def less_memory(
         f"the device is out of memory, as the run expects {size(now)}; it would expect with "
         + ", with ".join(figures)
     )
+
+
+def less_memory_than(run: Run) -> str:
+    """Say of a run that began which options would make it take less."""
+    device, world = run.accelerator.device, run.accelerator.num_processes
+    architecture = run.base.architecture
+    return less_memory(run.config, architecture, run.perceptual, world, device, run.teacher)
 
 
 def _ways_out(config: TrainConfig) -> Iterator[Changes]:

@@ -31,6 +31,7 @@ from trainer.training.teacher import Teacher
 from trainer.vae.autoencoder import image_channels, latent_channels, ratio, trainable_names
 from trainer.vae.base import Base
 from trainer.vae.fused import keep_activations
+from trainer.vae.layout import keep_channels_first
 from trainer.vae.lora import add_adapters
 
 ENCODER = ("encoder", "quant_conv")  # the parts that a run from cached latents does without
@@ -93,6 +94,7 @@ class Run:
     ema: Ema
     log: MetricsLog
     adversary: Adversary | None = None
+    teacher: Teacher | None = None
     cache: LatentCache | None = None
     identity: Identity | None = None
     state: State = field(default_factory=State)
@@ -209,6 +211,7 @@ def make_run(
     vae = base.vae.to(accelerator.device).train()
     choose_trained(vae, config)
     keep_activations(vae, config.activation_memory)
+    keep_channels_first(vae)
     if config.cache_latents:
         _drop_encoder(vae)
     if config.compile:
@@ -232,5 +235,6 @@ def make_run(
         optimizer=optimizer,
         ema=Ema(trained, config.ema_decay),
         adversary=adversary,
+        teacher=teacher,
         log=MetricsLog(folder.metrics),
     )

@@ -22,7 +22,7 @@ from trainer.training.interrupts import Interrupted, Interrupts
 from trainer.training.judging import judge, judge_base
 from trainer.training.loop import train
 from trainer.training.meter import Meter
-from trainer.training.out_of_memory import is_out_of_memory, less_memory, release
+from trainer.training.out_of_memory import is_out_of_memory, less_memory_than, release
 from trainer.training.precision import settle_precision
 from trainer.training.run import Run, make_run
 from trainer.training.run_folder import RunFolder
@@ -67,7 +67,8 @@ def _prepare(
     identity = main_first(accelerator, lambda: open_identity(*weights))
     teacher = open_teacher(config, accelerator, base)
     photos = open_all_photos(config, accelerator, interrupts)
-    plan = Plan(config, base, photos, perceptual, accelerator.num_processes, accelerator.device)
+    world, device = accelerator.num_processes, accelerator.device
+    plan = Plan(config, base, photos, perceptual, world, device, teacher=teacher)
     if config.activation_memory == AUTO:
         kept = choose_activations(plan, accelerator)
         plan = replace(plan, config=replace(config, activation_memory=kept.way), kept=kept.found)
@@ -146,9 +147,7 @@ def _in_words(run: Run, error: Exception) -> OSError | UserError | None:
     if isinstance(error, SharedOutOfMemory) or is_out_of_memory(error):
         release(error)
         kind = SharedError if isinstance(error, SharedError) else UserError
-        device, world = run.accelerator.device, run.accelerator.num_processes
-        architecture = run.base.architecture
-        return kind(less_memory(run.config, architecture, run.perceptual, world, device))
+        return kind(less_memory_than(run))
     return error if isinstance(error, OSError | UserError) else None
 
 

@@ -23,6 +23,7 @@ from trainer.training.guard import PATIENCE
 from trainer.training.losses import describe_reductions
 from trainer.training.memory import planned_model
 from trainer.training.run import Photos
+from trainer.training.teacher import Teacher
 from trainer.training.teacher import in_words as teacher_in_words
 from trainer.vae.autoencoder import is_tiny, ratio
 from trainer.vae.base import Base
@@ -55,6 +56,7 @@ class Plan:
     device: torch.device = field(default_factory=own_device)
     batch_found: str = ""  # how --batch-size auto came to its number
     kept: str = ""  # how --activation-memory auto chose
+    teacher: Teacher | None = None
 
 
 def start_text(plan: Plan) -> str:

@@ -72,9 +72,8 @@ def _scaling(base: Base, flag: str) -> Scaling:
         ) from None
 
 
-def mixed(latent: Tensor, taught: Tensor, share: float) -> Tensor:
-    """Put the teacher's latents in the place of the first `share` of a batch [B, C, h, w]."""
-    count = taught_of(share, len(latent))
+def mixed(latent: Tensor, taught: Tensor, count: int) -> Tensor:
+    """Put the teacher's latents in the place of the first `count` of a batch [B, C, h, w]."""
     return torch.cat([taught[:count].to(latent.dtype), latent[count:]])
 
 
