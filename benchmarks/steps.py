@@ -12,8 +12,8 @@ from trainer.training.ema import Ema
 from trainer.training.losses import TrainStep
 from trainer.training.memory import PRECISIONS
 from trainer.training.optimizer import make_optimizer
+from trainer.training.run import arrange_blocks
 from trainer.vae.autoencoder import Posterior, build, latent_channels, ratio, trainable_names
-from trainer.vae.fused import keep_activations
 from vae_core.architecture import architecture_from_config
 from vae_core.lpips import SMALLEST_SIDE, lpips, prepare
 from vae_core.lpips_weights import weight_shapes
@@ -72,7 +72,7 @@ def cached_step(config: TrainConfig, device: torch.device | str = "cpu") -> Step
     """Make one whole step from cached latents: decode, loss, backward, AdamW, average."""
     vae = trained_decoder(device)
     vae.encoder = vae.quant_conv = None  # where latents are cached, they are not on the device
-    keep_activations(vae, config.activation_memory)
+    arrange_blocks(vae, config, device)
     return whole_step(config, vae, posterior_of(config, vae, device))
 
 

@@ -90,6 +90,25 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
 
 
 @pytest.mark.slow
+def test_a_signal_that_finds_the_workers_too_loses_no_step(tiny_base, photo_folder, tmp_path):
+    """As `pkill -f finetune_decoder` sends it: to each process of that name, workers first."""
+    flags = ("--max-steps", 3000, "--workers", 1)
+    command = [sys.executable, ENTRY, *options(tiny_base, photo_folder, tmp_path / "run", *flags)]
+    process = start(command)
+    wait_for_step(tmp_path / "run", 3, process)
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    children = [int(word) for word in found.stdout.split()]
+    assert children
+    for pid in [*children, process.pid]:
+        os.kill(pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err, err
+    (saved,) = all_checkpoints(tmp_path / "run" / "checkpoints")
+    assert fault(saved) is None
+    assert len(losses(tmp_path / "run")) == int(saved.name.removeprefix("step_"))
+
+
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(tiny_base, photo_folder, tmp_path):
     flags = ("--max-steps", 3000)
     process = start(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import count, islice
+from types import FrameType
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ __all__ = ["Batch", "training_batches"]
 FEWEST_FAILURES = 10  # photos that may fail in any set, however small
 LARGEST_FAILED_SHARE = 0.1
 _OF_TORCH = "DataLoader worker"  # in the messages that tell of a worker's death
+_SECONDS_TO_LEAVE = 60  # after SIGTERM: for the trainer's step, and for saving
 _BATCHES_AHEAD = 2  # that each worker prepares
 
 
@@ -158,13 +160,21 @@ def _set_up_worker(worker: int) -> None:
 
     Ctrl-C goes to a terminal's whole process group, and schedulers send SIGTERM to all of it:
     a worker that died of it would take the step down with it. It leaves that group, and goes when
-    its trainer tells it to, or is gone.
+    its trainer tells it to, or is gone. `pkill` by name finds it all the same, so that SIGTERM
+    leaves it a while: the trainer, which got it too, is done by then.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the trainer's handler
+    signal.signal(signal.SIGTERM, _leave_later)  # a forked worker has the trainer's handler
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+
+
+def _leave_later(number: int, frame: FrameType | None) -> None:
+    if hasattr(signal, "alarm"):
+        signal.alarm(_SECONDS_TO_LEAVE)
+    else:
+        os._exit(128 + number)
 
 
 def _watched(loader: DataLoader, total: int | None) -> Iterator[Batch]:

@@ -23,7 +23,7 @@ from trainer.training.face_terms import MOST_WINDOWS
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.losses import TrainStep
 from trainer.training.muon import is_hidden
-from trainer.training.run import choose_trained, make_step
+from trainer.training.run import arrange_blocks, choose_trained, make_step
 from trainer.training.teacher import Teacher
 from trainer.vae.autoencoder import (
     DECODER_PREFIXES,
@@ -34,7 +34,6 @@ from trainer.vae.autoencoder import (
     latent_channels,
     ratio,
 )
-from trainer.vae.fused import keep_activations
 from trainer.vae.tiles import plan_tiles, round_trip
 
 T = TypeVar("T")
@@ -86,7 +85,7 @@ def expected_memory(
     """Count the memory of a run for one of `world` processes; allocates next to nothing itself."""
     device = torch.device(device)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        vae = planned_model(config, architecture)
+        vae = planned_model(config, architecture, device)
         _make_fake(vae, device)
         step = _count_step(config, vae, perceptual, device, teacher)
         measuring = _count_measuring(config, vae, perceptual, device)
@@ -112,12 +111,14 @@ def _some(parts: dict[str, int]) -> dict[str, int]:
     return {name: size for name, size in parts.items() if size}
 
 
-def planned_model(config: TrainConfig, architecture: dict[str, Any]) -> nn.Module:
+def planned_model(
+    config: TrainConfig, architecture: dict[str, Any], device: torch.device | str = "cpu"
+) -> nn.Module:
     """Build a model as the run will have it, frozen and adapted, on the meta device: no data."""
     with torch.device("meta"):
         vae = build(architecture).train()
         choose_trained(vae, config)
-    keep_activations(vae, config.activation_memory)
+    arrange_blocks(vae, config, device)
     return vae
 
 

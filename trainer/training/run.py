@@ -30,6 +30,7 @@ from trainer.training.run_folder import RunFolder
 from trainer.training.teacher import Teacher
 from trainer.vae.autoencoder import image_channels, latent_channels, ratio, trainable_names
 from trainer.vae.base import Base
+from trainer.vae.folding import fold_upsampling
 from trainer.vae.fused import keep_activations
 from trainer.vae.layout import keep_channels_first
 from trainer.vae.lora import add_adapters
@@ -153,6 +154,15 @@ def choose_trained(vae: nn.Module, config: TrainConfig) -> None:
         parameter.requires_grad_(name in wanted)
 
 
+def arrange_blocks(vae: nn.Module, config: TrainConfig, device: torch.device | str) -> None:
+    """Let blocks compute as the options ask in training: the same weights, names and results."""
+    on_cpu = torch.device(device).type == "cpu"
+    if config.fold_upsampling == "on" or (config.fold_upsampling == "auto" and on_cpu):
+        fold_upsampling(vae)
+    keep_activations(vae, config.activation_memory)
+    keep_channels_first(vae)
+
+
 def _drop_encoder(vae: nn.Module) -> None:
     """Let go of the encoder, before DDP takes hold of its weights; the base keeps its own."""
     for name in ENCODER:
@@ -210,8 +220,7 @@ def make_run(
     reference = copy.deepcopy(base.vae).requires_grad_(False)
     vae = base.vae.to(accelerator.device).train()
     choose_trained(vae, config)
-    keep_activations(vae, config.activation_memory)
-    keep_channels_first(vae)
+    arrange_blocks(vae, config, accelerator.device)
     if config.cache_latents:
         _drop_encoder(vae)
     if config.compile:
