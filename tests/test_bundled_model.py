@@ -9,9 +9,11 @@ from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from trainer.options.command_line import parse_command_line
 from trainer.options.config import resolve_vae
 from trainer.photos.decoding import decode_photo
 from trainer.photos.demo_photos import demo_files
+from trainer.vae.autoencoder import DECODER_PREFIXES
 from trainer.vae.base import load_base
 from vae_core.images import from_bytes, to_unit
 from vae_core.metrics import psnr
@@ -61,9 +63,22 @@ def test_the_trainer_finds_it_by_name(folder):
     assert list(base.vae.config.block_out_channels) == [32, 64, 96, 128]
 
 
-def test_it_holds_the_published_weights(folder, assets):
+def test_its_encoder_is_the_published_one_and_its_decoder_learnt_more(folder, assets):
+    """So latents made with either are the same."""
     published = load_file(assets / "models/kl-f8-small/diffusion_pytorch_model.safetensors")
     state = read_vae(folder / "vae.safetensors").state
     assert state.keys() == published.keys()
-    for name, tensor in state.items():
-        assert torch.equal(tensor, published[name].reshape(tensor.shape)), name
+    trained = {
+        name
+        for name, tensor in state.items()
+        if not torch.equal(tensor, published[name].reshape(tensor.shape))
+    }
+    assert trained and all(name.startswith(DECODER_PREFIXES) for name in trained)
+
+
+def test_the_config_that_trained_it_ships(folder):
+    config = folder / "training.toml"
+    flags = ["--vae", "bundled:kl-f8-small", "--data", "demo:train", "--output", "run"]
+    flags += ["--teacher", "taesd", "--config", str(config)]
+    options = parse_command_line(flags)
+    assert options.trainable == "decoder" and options.teacher_share == 0.25

@@ -39,8 +39,7 @@ class TrainConfig:
         ...,
         "base VAE: a hub id (org/name or org/name:subfolder), a diffusers folder, a .safetensors "
         "file (a VAE alone or a full checkpoint), a config.json for random weights, "
-        "bundled:kl-f8-small, or bundled:digits-vae or bundled:photo-vae, architectures with "
-        "random weights",
+        "bundled:kl-f8-small, or bundled:digits-vae, an architecture with random weights",
         also=("model", "base", "pretrained_model_name_or_path"),
     )
     data: str = _places(

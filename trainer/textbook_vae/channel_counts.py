@@ -11,7 +11,6 @@ from torch import nn
 
 from trainer.errors import UserError
 from trainer.judge.evaluation import as_pixels, multiple_for, view
-from trainer.options.config import ARCHITECTURES
 from trainer.photos.sources import open_photos
 from trainer.textbook_vae.shelf import Shelf
 from trainer.vae.autoencoder import decode, encode
@@ -22,7 +21,7 @@ from vae_core.images import to_unit
 from vae_core.metrics import psnr
 
 COUNTS = (3, 4, 8)
-ARCHITECTURE = ARCHITECTURES / "photo-vae.json"
+ARCHITECTURE = Path(__file__).resolve().parent / "photo-vae.json"
 ENTRY = Path(__file__).resolve().parents[1] / "finetune_decoder.py"
 TRAIN, HELD_OUT = "demo:train", "demo:val"  # what packages carry
 SIDE = 192  # pixels on the short side, of what is measured
