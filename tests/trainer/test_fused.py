@@ -222,7 +222,7 @@ def test_without_gradients_hooks_on_the_layers_are_called() -> None:
 def test_the_sd_decoder_keeps_a_third_and_under_autocast_a_fifth(
     lowered: bool, most: float
 ) -> None:
-    """bf16 on fake tensors, which have shapes alone: a CPU that cannot compute in it takes minutes."""
+    """bf16 on fake tensors, which have shapes alone: some CPUs take minutes to compute in it."""
     with FakeTensorMode() if lowered else nullcontext():
         vae = build(SD)
         latent = torch.zeros(1, 4, 64, 64) if lowered else latents(vae, 1, 16, 16)
