@@ -17,9 +17,8 @@ from trainer.training.face_terms import MOST_WINDOWS
 from trainer.training.live_bytes import LiveBytes
 from trainer.training.memory import Memory, expected_memory, optimizer_bytes, planned_model
 from trainer.training.optimizer import make_optimizer
-from trainer.training.run import choose_trained, make_adversary, make_step
+from trainer.training.run import arrange_blocks, choose_trained, make_adversary, make_step
 from trainer.vae.autoencoder import Posterior
-from trainer.vae.fused import keep_activations
 from vae_core.compare.figures import PATCH
 
 SD = {
@@ -58,7 +57,7 @@ def count(world: int = 1, **changes) -> Memory:
 def real_step(vae: nn.Module, config: TrainConfig, perceptual=None) -> Callable[[], torch.Tensor]:
     """The step as a run takes it, on real tensors; with a place for gradients."""
     choose_trained(vae.train(), config)
-    keep_activations(vae, config.activation_memory)
+    arrange_blocks(vae, config, "cpu")
     for weight in vae.parameters():
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
     adversary = make_adversary(config, vae, torch.device("cpu"))
