@@ -340,6 +340,7 @@ def test_vaes_of_more_channels_are_trained_once_and_measured(tmp_path, capfd) ->
     assert again == [line for line in first if not line.startswith("training")]
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_told_in_a_sentence(tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.setitem(channel_counts.OPTIONS, "--batch-size", 0)
     assert main(["channel-counts", "--output", str(tmp_path)]) == 1
