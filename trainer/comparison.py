@@ -18,6 +18,7 @@ from trainer.judge.perceptual import Perceptual, load_perceptual
 from trainer.judge.pictures import Picture, with_model
 from trainer.judge.set_scores import assemble, count_views, score_set
 from trainer.judge.shown import open_shown
+from trainer.options.config import resolve_vae
 from trainer.photos.face_search import FaceSearch, open_search
 from trainer.photos.photo_set import PhotoSet
 from trainer.photos.sources import open_photos
@@ -80,7 +81,7 @@ def check_request(options: Namespace) -> None:
 
 def open_vaes(options: Namespace) -> dict[str, nn.Module]:
     """Load every VAE, in the order in which they were given."""
-    return {spec: load_base(spec, options.family).vae for spec in options.vae}
+    return {spec: load_base(resolve_vae(spec), options.family).vae for spec in options.vae}
 
 
 def open_perceptual(options: Namespace, accelerator: Accelerator) -> Perceptual | None:

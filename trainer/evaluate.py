@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="append",
         required=True,
         metavar="BASE",
-        help="hub id, folder or .safetensors file; again for each further VAE",
+        help="hub id, folder, .safetensors file or bundled:kl-f8-small; again for each further VAE",
     )
     add("--data", required=True, help="photos: folder, Parquet, WebDataset, or hub data set")
     add("--general-val-data", metavar="DATA", help="photos of another kind, reported apart")

@@ -17,7 +17,7 @@ from skimage import data
 
 from tests.trainer.runs import forget_processes
 from tests.trainer.test_identity import HOPPER, tiny_recognizer
-from trainer.comparison import check_request, open_perceptual
+from trainer.comparison import check_request, open_perceptual, open_vaes
 from trainer.errors import UserError
 from trainer.evaluate import main, parse
 
@@ -57,6 +57,12 @@ def test_the_entry_starts_as_a_file_from_another_folder() -> None:
     command = [sys.executable, str(ROOT / "trainer" / "evaluate.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
     assert done.returncode == 0 and done.stdout.startswith("usage: evaluate.py"), done.stderr
+
+
+def test_the_bundled_vae_goes_by_its_name() -> None:
+    options = parse([*NEEDED[2:], "--vae", "bundled:kl-f8-small", "--lpips-net", "none"])
+    (vae,) = open_vaes(options).values()
+    assert list(vae.config.block_out_channels) == [32, 64, 96, 128]
 
 
 @pytest.mark.usefixtures("signals")
