@@ -10,8 +10,7 @@ from PIL import Image
 from torch import nn
 
 from trainer.errors import UserError
-from trainer.judge.evaluation import as_pixels, multiple_for, view
-from trainer.photos.sources import open_photos
+from trainer.textbook_vae.channels import photos_as_pixels
 from trainer.textbook_vae.shelf import Shelf
 from trainer.vae.autoencoder import decode, encode
 from trainer.vae.base import load_base
@@ -25,6 +24,7 @@ ARCHITECTURE = Path(__file__).resolve().parent / "photo-vae.json"
 ENTRY = Path(__file__).resolve().parents[1] / "finetune_decoder.py"
 TRAIN, HELD_OUT = "demo:train", "demo:val"  # what packages carry
 SIDE = 192  # pixels on the short side, of what is measured
+VALUES = 3 * 8 * 8  # of a picture, for each latent cell
 # Muon, as it learns most in minutes; MSE alone, as its decibels are what is compared
 OPTIONS = {
     "--preset": "demo",
@@ -52,7 +52,7 @@ def channel_counts(shelf: Shelf) -> list[str]:
     path = shelf.picture("channel-counts")
     drawing.grid(pictures, len(heads), heads).save(path, optimize=True)
     lines = [
-        f"{count} channels, 1 number for {192 / count:g}: {found:.2f} dB"
+        f"{count} channels, 1 number for {VALUES / count:g}: {found:.2f} dB"
         for count, found in zip(COUNTS, figures, strict=True)
     ]
     return [*lines, f"wrote {path}"]
@@ -99,11 +99,8 @@ def _train(run: Path, architecture: Path, shelf: Shelf) -> None:
 @torch.inference_mode()
 def _through(vaes: list[nn.Module]) -> tuple[list[Image.Image], list[float]]:
     """Draw each held-out photo and what each VAE makes of it; give each VAE's mean PSNR in dB."""
-    photos = open_photos(HELD_OUT, SIDE)
     pictures, figures = [], []
-    for index in range(len(photos)):
-        shown = view(photos.image(index), None, SIDE, multiple_for(vaes[0]))[0]
-        pixels = as_pixels(vaes[0], shown)
+    for pixels in photos_as_pixels(vaes[0], (HELD_OUT,), SIDE):
         outputs = [to_unit(decode(vae, encode(vae, pixels).mean)) for vae in vaes]
         rows = [to_unit(pixels), *outputs]
         pictures += [drawing.to_pil(row[0].permute(1, 2, 0)) for row in rows]

@@ -1,5 +1,7 @@
 """What each latent channel of an image VAE carries: decibels lost where it is set to zero."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ VAE = "bundled:kl-f8-small"
 def channels() -> list[str]:
     """Measure the bundled VAE on the demo's photos: the mean PSNR, whole and without a channel."""
     vae = load_base(resolve_vae(VAE)).vae
-    losses = torch.stack([_losses(vae, pixels) for pixels in _photos(vae)])
+    losses = torch.stack([_losses(vae, pixels) for pixels in photos_as_pixels(vae, PHOTOS, SIDE)])
     whole, *without = losses.mean(0).tolist()
     lines = [f"{VAE.removeprefix('bundled:')}, {len(losses)} photos: {whole:.2f} dB"]
     for channel, found in enumerate(without):
@@ -27,10 +29,11 @@ def channels() -> list[str]:
     return lines
 
 
-def _photos(vae: nn.Module) -> list[Tensor]:
-    sets = [open_photos(spec, SIDE) for spec in PHOTOS]
+def photos_as_pixels(vae: nn.Module, specs: Sequence[str], side: int) -> list[Tensor]:
+    """Open sets of photos as a VAE takes them, [1, C, H, W] each, reduced to a short side."""
+    sets = [open_photos(spec, side) for spec in specs]
     images = [photos.image(index) for photos in sets for index in range(len(photos))]
-    return [as_pixels(vae, view(image, None, SIDE, multiple_for(vae))[0]) for image in images]
+    return [as_pixels(vae, view(image, None, side, multiple_for(vae))[0]) for image in images]
 
 
 @torch.inference_mode()

@@ -155,7 +155,7 @@ def choose_trained(vae: nn.Module, config: TrainConfig) -> None:
 
 
 def arrange_blocks(vae: nn.Module, config: TrainConfig, device: torch.device | str) -> None:
-    """Let blocks compute as the options ask in training: the same weights, names and results."""
+    """Let blocks compute in training as the options ask: results are the same but for rounding."""
     on_cpu = torch.device(device).type == "cpu"
     if config.fold_upsampling == "on" or (config.fold_upsampling == "auto" and on_cpu):
         fold_upsampling(vae)

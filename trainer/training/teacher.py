@@ -88,12 +88,13 @@ def in_words(config: TrainConfig) -> list[str]:
     if config.teacher_weight:
         lines.append(
             "teacher: squared difference of the posterior's mean and the teacher's latent, as a "
-            "diffusion model sees them, mean over C, h, w, mean over the batch; weight "
+            "diffusion model sees them, mean over C, h, w and the crops that it is shown; weight "
             f"{config.teacher_weight:g}"
         )
     if config.teacher_share:
         count = taught_of(config.teacher_share, config.batch_size)
         lines.append(
             f"{count} of the {config.batch_size} crops of a batch are decoded from its latents"
+            + (", and it is shown no others" if count else "")
         )
     return lines

@@ -27,28 +27,26 @@ def fold_upsampling(vae: nn.Module) -> int:
     return len(fit)
 
 
-def unfold_upsampling(vae: nn.Module) -> None:
-    """Give the upsamplings their own class back."""
-    for module in vae.modules():
-        if isinstance(module, FoldedUpsample):
-            module.__class__ = Upsample2D
+def is_upsampling(module: nn.Module) -> bool:
+    """Tell whether a module doubles a picture by neighbours and convolves it, and nothing else."""
+    plain = type(module) is Upsample2D and module.norm is None
+    return plain and module.use_conv and module.interpolate
+
+
+def conv_of(module: Upsample2D) -> nn.Module:
+    """Give the convolution of such an upsampling."""
+    return module.conv if module.name == "conv" else module.Conv2d_0
 
 
 def _fits(module: nn.Module) -> bool:
-    """Tell whether a module is an upsampling of the form that VAEs have."""
-    if type(module) is not Upsample2D or not (module.use_conv and module.interpolate):
+    return is_upsampling(module) and _is_plain(conv_of(module))
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    if type(conv) is not nn.Conv2d:  # an adapted one
         return False
-    conv = _conv(module)
-    return type(conv) is nn.Conv2d and module.norm is None and _is_plain(conv)
-
-
-def _is_plain(conv: nn.Conv2d) -> bool:
     shape = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
     return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.padding_mode == "zeros"
-
-
-def _conv(module: Upsample2D) -> nn.Module:
-    return module.conv if module.name == "conv" else module.Conv2d_0
 
 
 class FoldedUpsample(Upsample2D):
@@ -57,7 +55,7 @@ class FoldedUpsample(Upsample2D):
     def forward(self, hidden_states: Tensor, output_size: int | None = None) -> Tensor:
         if output_size is not None or not torch.is_grad_enabled():
             return super().forward(hidden_states, output_size)
-        conv = _conv(self)
+        conv = conv_of(self)
         return upsampled(hidden_states, conv.weight, conv.bias)
 
 

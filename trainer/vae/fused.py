@@ -17,6 +17,7 @@ from diffusers.models.upsampling import Upsample2D
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from trainer.vae.folding import conv_of, is_upsampling
 from trainer.vae.recompute import (
     Before,
     Contiguous,
@@ -65,7 +66,7 @@ def _fits(module: nn.Module) -> bool:
         plain = isinstance(module.nonlinearity, nn.SiLU) and not module.dropout.p
         return same_size and plain and module.time_emb_proj is None
     if kind is Upsample2D:
-        return module.use_conv and module.interpolate and module.norm is None
+        return is_upsampling(module)
     if kind is Attention:
         bare = module.norm_q is None and module.norm_k is None and module.spatial_norm is None
         return bare and module.group_norm is not None and not module.to_out[1].p
@@ -94,8 +95,7 @@ class FusedUpsample(Upsample2D):
     def forward(self, hidden_states: Tensor, output_size: int | None = None) -> Tensor:
         if output_size is not None or not torch.is_grad_enabled():
             return super().forward(hidden_states, output_size)
-        layer = self.conv if self.name == "conv" else self.Conv2d_0
-        return through(hidden_states, Upsample(), [], [layer])[0]
+        return through(hidden_states, Upsample(), [], [conv_of(self)])[0]
 
 
 class FusedAttention(Attention):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 def keep_channels_first(vae: nn.Module) -> None:
     """Let attention hand on [B, C, H, W] with channels first, in training on a CPU with AVX2 alone.
 
-    Where the CPU computes in AVX-512, channels last cost nothing, and all stays as it is.
+    Elsewhere all stays as it is: that it pays was measured on such a CPU alone.
     """
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
         return
