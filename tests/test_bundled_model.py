@@ -1,6 +1,9 @@
 """The VAE that comes with the project: whole, in LDM keys, described rightly, and a working one."""
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -82,3 +85,24 @@ def test_the_config_that_trained_it_ships(folder):
     flags += ["--teacher", "taesd", "--config", str(config)]
     options = parse_command_line(flags)
     assert options.trainable == "decoder" and options.teacher_share == 0.25
+
+
+@pytest.mark.slow
+def test_one_command_gives_its_cards_figures_again(folder, project, assets, tmp_path):
+    photos, weights = assets / "data", assets / "models/lpips_squeeze.safetensors"
+    flags = ["--vae", "bundled:kl-f8-small", "--lpips-net", "squeeze", "--lpips-weights", weights]
+    flags += ["--data", photos / "faces/val", "--general-val-data", photos / "general/val"]
+    command = [sys.executable, project / "trainer/evaluate.py", *flags]
+    subprocess.run([*command, "--output", tmp_path / "card"], check=True)
+    found = json.loads((tmp_path / "card/report.json").read_text("utf-8"))["models"]
+    (of_model,) = found.values()
+    said = re.findall(r"^\| (\d+) .*? \| ([\d.]+), ([\d.]+) \|", _figures(folder), re.MULTILINE)
+    for name, (n, decibels, distance) in zip(("val", "general"), said, strict=True):
+        score = of_model[name]["all"]
+        assert score["n"] == int(n)
+        assert score["psnr"] == pytest.approx(float(decibels), abs=0.01)
+        assert score["lpips"] == pytest.approx(float(distance), abs=0.001)
+
+
+def _figures(folder):
+    return (folder / "README.md").read_text("utf-8").split("## Figures")[1].split("```")[0]

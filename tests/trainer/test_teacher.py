@@ -89,7 +89,9 @@ def test_the_teacher_sees_those_alone(tiny_vae: AutoencoderKL, teacher: Teacher)
     torch.testing.assert_close(apart, expected)
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.3, 1), (0.4, 2), (0.5, 2), (1.0, 4)])
+@pytest.mark.parametrize(
+    ("share", "count"), [(0.0, 0), (0.1, 1), (0.3, 1), (0.4, 2), (0.5, 2), (1.0, 4)]
+)
 def test_so_many_of_a_batch(share: float, count: int) -> None:
     found = mixed(torch.zeros(4, 1, 1, 1), torch.ones(4, 1, 1, 1), taught_of(share, 4))
     assert found.flatten().tolist() == [1.0] * count + [0.0] * (4 - count)

@@ -180,8 +180,8 @@ class TrainConfig:
     teacher_share: float = _loss(
         0.0,
         "share of each batch that is decoded from the teacher's latents instead of its own, so "
-        "that latents of other encoders decode as well; rounded to whole crops. The teacher sees "
-        "these crops alone, which saves time, and all of a batch at 0",
+        "that latents of other encoders decode as well; rounded to whole crops, above 0 to one at "
+        "least. The teacher sees these crops alone, which saves time, and all of a batch at 0",
         at_least=0,
         at_most=1,
     )

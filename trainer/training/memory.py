@@ -46,6 +46,7 @@ BASE = "base for comparison"
 # the C library keeps though they are free, more of them where activations come and go repeatedly.
 CPU_LIBRARIES = 200 * 2**20  # bytes
 CPU_RECOMPUTING = {"fused": 0.2, "checkpoint": 0.5}  # of a step's own bytes
+CPU_LEAST_KEPT = 150 * 2**20  # of such blocks: steps of small pictures leave most of theirs behind
 LONG_SIDE = 1.5  # of a photo that is measured, for a short side of 1
 
 
@@ -104,7 +105,8 @@ def expected_memory(
 def _besides(config: TrainConfig, step: int, device: torch.device) -> int:
     if device.type != "cpu":
         return 0
-    return CPU_LIBRARIES + int(CPU_RECOMPUTING.get(config.activation_memory, 0) * step)
+    share = CPU_RECOMPUTING.get(config.activation_memory, 0)
+    return CPU_LIBRARIES + (max(CPU_LEAST_KEPT, int(share * step)) if share else 0)
 
 
 def _some(parts: dict[str, int]) -> dict[str, int]:

@@ -78,8 +78,8 @@ def mixed(latent: Tensor, taught: Tensor, count: int) -> Tensor:
 
 
 def taught_of(share: float, batch: int) -> int:
-    """Round a share of a batch to whole crops."""
-    return round(share * batch)
+    """Round a share of a batch to whole crops; any share but 0 is one crop at least."""
+    return max(round(share * batch), 1) if share else 0
 
 
 def in_words(config: TrainConfig) -> list[str]:
@@ -94,7 +94,7 @@ def in_words(config: TrainConfig) -> list[str]:
     if config.teacher_share:
         count = taught_of(config.teacher_share, config.batch_size)
         lines.append(
-            f"{count} of the {config.batch_size} crops of a batch are decoded from its latents"
-            + (", and it is shown no others" if count else "")
+            f"{count} of the {config.batch_size} crops of a batch are decoded from its latents, "
+            "and it is shown no others"
         )
     return lines
