@@ -84,7 +84,7 @@ def test_the_config_that_trained_it_ships(folder):
     flags = ["--vae", "bundled:kl-f8-small", "--data", "demo:train", "--output", "run"]
     flags += ["--teacher", "taesd", "--config", str(config)]
     options = parse_command_line(flags)
-    assert options.trainable == "decoder" and options.teacher_share == 0.25
+    assert options.trainable == "decoder" and options.teacher_share == 0.33
 
 
 @pytest.mark.slow
